@@ -1,0 +1,49 @@
+# Every target sets up what it needs; running it again is quick. `make` alone lists them.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint types check lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make .venv and install the pinned dependencies (needs Python 3.11 or later)
+
+$(STAMP): pyproject.toml requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 (Debian: apt install python3.11-venv), or say make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing pinned dependencies (several GB once: PyTorch brings its CUDA libraries)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP) ## score 500 rendered images from a local S3 server, and show the best and the worst captions
+	@$(BIN)/python jobs/demo.py
+
+test: $(STAMP) ## all tests, the slow ones too (a real Ray cluster, a real S3 server, the full-size model)
+	@$(BIN)/python -m pytest
+
+test-fast: $(STAMP) ## the fast tests alone
+	@$(BIN)/python -m pytest -m "not slow"
+
+lint: $(STAMP) ## ruff and the import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+
+types: $(STAMP) ## mypy --strict
+	@$(BIN)/mypy
+	@$(BIN)/mypy jobs
+
+check: lint types test ## all that CI runs
+
+lock: ## renew requirements.lock from pyproject.toml, in a fresh environment
+	@scripts=$$(mktemp -d) && $(PYTHON) -m venv $$scripts/v && $$scripts/v/bin/pip install --quiet --upgrade pip \
+	  && $$scripts/v/bin/pip install --quiet hatchling editables && $$scripts/v/bin/pip install --quiet --group dev -e '.[gcs]' --no-build-isolation \
+	  && $$scripts/v/bin/pip freeze --exclude-editable | grep -vi '^capsieve' > requirements.lock && rm -r $$scripts
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache demo-output

@@ -1,0 +1,195 @@
+"""Every setting: one frozen section a stage, YAML read in, command-line flags over it.
+
+Defaults live here and nowhere else, the unit in the name and the reason beside. No other module reads YAML, flags or the
+environment (cloud credentials excepted: their SDKs read their own). Knows nothing of what the settings are used for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+MIB = 1024 * 1024
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+StrList = Annotated[list[str], BeforeValidator(_as_list)]
+
+
+def absolute_path(path: str) -> str:
+    """Local paths become absolute, because workers run in other directories; URLs stay as they are."""
+    if not path or "://" in path:
+        return path.rstrip("/") if "://" in path else path
+    return str(Path(path).expanduser().absolute())
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses names it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ColumnsConfig(Section):
+    """Names of the manifest's columns; unset ones are recognised by the names that LAION, DataComp and CC use."""
+
+    url: str | None = None
+    """Column of image URLs or paths."""
+    caption: str | None = None
+    """Column of captions: string or list<string>."""
+    image: str | None = None
+    """Column of image bytes (binary, or Hugging Face's struct of bytes and path); read before the URL where it is set."""
+    key: str | None = None
+    """Column of the user's row id, quoted in logs and reports; rows are identified by file and row number without it."""
+
+
+class InputConfig(Section):
+    """What is read."""
+
+    manifest: StrList = Field(default_factory=list)
+    """Parquet manifests: files, folders or globs; local, s3://, gs:// or any fsspec URL."""
+    columns: ColumnsConfig = ColumnsConfig()
+    """Which columns hold what."""
+
+    @field_validator("manifest")
+    @classmethod
+    def _absolute(cls, value: list[str]) -> list[str]:
+        return [absolute_path(path) for path in value]
+
+
+class OutputConfig(Section):
+    """What is written."""
+
+    path: str = ""
+    """Folder of the annotated Parquet: local, s3://, gs:// or any fsspec URL."""
+    rows_per_output_file: int = Field(default=100_000, ge=1)
+    """At most so many rows a file: the unit of commit. 100,000 rows of URLs and scores are some 20 MB."""
+    column_prefix: str = ""
+    """Put before each of our column names, where the manifest has columns of the same names."""
+    image_embedding: bool = False
+    """Add the image's normalised embedding as a fixed-size list<float32> (1 KB a row)."""
+    max_failed_share: float = Field(default=0.5, ge=0, le=1)
+    """Exit with 3 if a larger share of rows failed. Web manifests of some age lose a third to dead links."""
+    overwrite: bool = False
+    """Delete what an earlier run wrote to the output folder, and start over."""
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        return absolute_path(value)
+
+
+class StorageConfig(Section):
+    """How object stores are reached. Credentials come from the usual AWS_* / GOOGLE_* chain, never from here."""
+
+    endpoint_url: str | None = None
+    """S3 endpoint of a non-AWS store (MinIO, R2, Ceph, SeaweedFS); AWS_ENDPOINT_URL works as well."""
+    anonymous: bool = False
+    """Read public buckets without credentials."""
+    timeout_s: float = Field(default=20.0, gt=0)
+    """Connect and read limit of one storage request."""
+
+
+class ModelConfig(Section):
+    """Which weights score, and how."""
+
+    checkpoint: str = ""
+    """.pth, .safetensors, folder, URL or Hugging Face hub id of a BLIP_ITM; empty: the embedded demo model."""
+    image_size: int | None = Field(default=None, ge=16, multiple_of=16)
+    """Pixels a side; unset: the checkpoint's own (384 for the published ones)."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 or float16 by what the GPU has, float32 on CPUs."""
+    device: str = "auto"
+    """auto: a GPU where the replica is given one, else the CPU; or a torch device string."""
+    itm_first_token: Literal["cls", "enc"] = "cls"
+    """First token of the ITM head's text: cls as the published demo and Hugging Face do, enc as LAVIS does."""
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        return absolute_path(value) if value and Path(value).expanduser().exists() else value
+
+
+class ComputeConfig(Section):
+    """How the work is spread. None: chosen from the cluster's resources."""
+
+    address: str | None = None
+    """Ray cluster to join (host:port or auto); unset: RAY_ADDRESS, as `ray job submit` sets it, else a local one."""
+    replicas: int | None = Field(default=None, ge=1)
+    """Copies of the model. None: one a GPU; without GPUs one for every 8 CPUs."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Images of one model call. None: 128 on GPUs, 16 on CPUs."""
+    chunk_rows: int = Field(default=2_048, ge=1)
+    """Rows of one fetch task: the unit of work. Large, so that the slow tail of one is a small part of it."""
+    block_rows: int = Field(default=128, ge=1)
+    """Rows that a fetch task hands on at a time (57 MB of pixels at 384), and of a staged part at least."""
+    fetch_cpus: float = Field(default=0.5, gt=0)
+    """CPUs that a fetch task reserves; below 1, two share a core, and one decodes while the other waits for hosts."""
+
+
+class FetchConfig(Section):
+    """What may be fetched, and within which limits."""
+
+    timeout_s: float = Field(default=10.0, gt=0)
+    """From the first byte sent to the last one received, of one attempt, redirects included."""
+    connect_timeout_s: float = Field(default=5.0, gt=0)
+    """To resolve, connect and shake hands."""
+    retries: int = Field(default=1, ge=0)
+    """Further attempts after failures that may pass: resets, timeouts, 429, 5xx."""
+    max_bytes: int = Field(default=32 * MIB, ge=1)
+    """Largest body read; enforced while reading."""
+    max_in_flight: int = Field(default=256, ge=1)
+    """Downloads at a time in one fetch task."""
+    max_per_host: int = Field(default=32, ge=1)
+    """Connections at a time from one fetch task to one host."""
+    max_redirects: int = Field(default=5, ge=0)
+    """Hops followed; each is checked like the first address."""
+    user_agent: str = "capsieve/0.1 (+https://pypi.org/project/capsieve)"
+    """Sent with every request; name a contact of yours."""
+    respect_opt_out: bool = True
+    """Honour X-Robots-Tag: noai, noimageai, noindex, noimageindex, as img2dataset does."""
+    allowed_networks: StrList = Field(default_factory=list)
+    """Private networks (CIDR) that may be fetched from all the same, e.g. 10.1.0.0/16 or 127.0.0.0/8."""
+    file_roots: StrList = Field(default_factory=list)
+    """Local folders that images may be read from, besides the folder of a local manifest itself."""
+
+    @field_validator("file_roots")
+    @classmethod
+    def _absolute(cls, value: list[str]) -> list[str]:
+        return [absolute_path(path) for path in value]
+
+    @field_validator("allowed_networks")
+    @classmethod
+    def _networks(cls, value: list[str]) -> list[str]:
+        import ipaddress
+
+        return [str(ipaddress.ip_network(network)) for network in value]
+
+
+class ImagesConfig(Section):
+    """What may be decoded."""
+
+    max_pixels: int = Field(default=100_000_000, ge=1)
+    """Largest width times height, checked before decoding; 100 megapixels are 300 MB of RGB."""
+    min_side: int = Field(default=4, ge=1)
+    """Smaller images (tracking pixels, spacers) fail."""
+    max_aspect_ratio: float = Field(default=20.0, ge=1)
+    """Longer banners fail."""
+    allow_truncated: bool = False
+    """Score images whose file ends early, grey where data lack."""
+
+
+class Config(Section):
+    """All settings of a run."""
+
+    input: InputConfig = InputConfig()
+    output: OutputConfig = OutputConfig()
+    storage: StorageConfig = StorageConfig()
+    model: ModelConfig = ModelConfig()
+    compute: ComputeConfig = ComputeConfig()
+    fetch: FetchConfig = FetchConfig()
+    images: ImagesConfig = ImagesConfig()

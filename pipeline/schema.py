@@ -67,6 +67,98 @@ def http_reason(code: int) -> str:
 
 FloatArray = npt.NDArray[np.float32]
 
+SCORE_COLUMNS = (
+    "itm_score",
+    "itm_logit",
+    "itc_similarity",
+    "status",
+    "error_message",
+    "original_width",
+    "original_height",
+    "image_sha256",
+    "caption_tokens",
+    "caption_truncated",
+)
+"""The columns we add, in their order; `image_embedding` follows where it is asked for."""
+
+# What each row or image cost, summed into the receipts and not kept: seconds of one fetch, decode and score, bytes read.
+COSTS = pa.schema(
+    [("fetch_s", pa.float32()), ("decode_s", pa.float32()), ("score_s", pa.float32()), ("bytes_read", pa.int64())]
+)
+
+# One record an image of a chunk, from fetch to replica: all the rows that name this image, and their captions.
+IMAGES = pa.schema(
+    [
+        ("shard", pa.int32()),  # index into Manifest.shards
+        ("rows", pa.list_(pa.int64())),  # row numbers within the shard
+        ("captions", pa.list_(pa.list_(pa.string()))),  # of each row; null where an entry of a list is no caption
+        ("pixels", pa.large_binary()),  # S*S*3 uint8, RGB, row-major; null where status is not success
+        ("status", pa.string()),
+        ("error_message", pa.string()),
+        ("original_width", pa.int32()),
+        ("original_height", pa.int32()),
+        ("image_sha256", pa.string()),
+        *COSTS,
+    ]
+)
+
+class Receipt(NamedTuple):
+    """What staging tells the driver of a part: which rows it holds, and what they cost."""
+
+    shard: int  # index into Manifest.shards
+    rows: npt.NDArray[np.int64]  # row numbers within the shard
+    succeeded: int
+    fetch_s: float
+    decode_s: float
+    score_s: float
+    bytes_read: int
+
+
+RECEIPT = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("rows", pa.binary()),  # int64, little-endian
+        ("succeeded", pa.int64()),
+        *COSTS,
+    ]
+)
+"""`Receipt` on its way through Arrow."""
+
+
+def score_schema(*, lists: bool, embedding_dim: int | None = None) -> pa.Schema:
+    """The columns we add to a manifest: scalars, or lists aligned with a list<string> caption column."""
+
+    def of(kind: pa.DataType) -> pa.DataType:
+        return pa.list_(kind) if lists else kind
+
+    types = {
+        "itm_score": of(pa.float32()),
+        "itm_logit": of(pa.float32()),
+        "itc_similarity": of(pa.float32()),
+        "status": pa.dictionary(pa.int8(), pa.string()),
+        "error_message": pa.string(),
+        "original_width": pa.int32(),
+        "original_height": pa.int32(),
+        "image_sha256": pa.string(),
+        "caption_tokens": of(pa.int16()),
+        "caption_truncated": of(pa.bool_()),
+    }
+    fields = [pa.field(name, types[name]) for name in SCORE_COLUMNS]
+    if embedding_dim is not None:
+        fields.append(pa.field("image_embedding", pa.list_(pa.float32(), embedding_dim)))
+    return pa.schema(fields)
+
+
+def part_schema(scores: pa.Schema) -> pa.Schema:
+    """A staged part: the row's number within its shard, then its scores; status as plain strings until the commit."""
+    plain = [pa.field(field.name, pa.string()) if pa.types.is_dictionary(field.type) else field for field in scores]
+    return pa.schema([pa.field("row", pa.int64()), *plain])
+
+
+def scored_schema(scores: pa.Schema) -> pa.Schema:
+    """One record a row, from replica to staging."""
+    return pa.schema([pa.field("shard", pa.int32()), *part_schema(scores), *COSTS])
+
 
 class Scores(NamedTuple):
     """Scores of n (image, caption) pairs, all float32, on the host, in the order of the captions (flattened where nested)."""
@@ -74,6 +166,7 @@ class Scores(NamedTuple):
     itm_logits: FloatArray  # (n, 2): mismatch, match
     itm_score: FloatArray  # (n,): P(match) = softmax(itm_logits)[:, 1]
     itc_similarity: FloatArray  # (n,): cosine of the pair's own image and caption
+    image_embedding: FloatArray | None = None  # (B, embed_dim), unit length, one an image
 
 
 class CaptionLengths(NamedTuple):

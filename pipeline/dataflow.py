@@ -1,0 +1,204 @@
+"""The graph, as one readable expression, and everything else that needs Ray: resources of each stage, commits, errors.
+
+    chunks -> fetch and decode (CPU tasks) -> score (replicas) -> stage (tasks) -> receipts
+
+The stages ask for different resources on purpose: Ray fuses neighbours that ask for the same, and one fused actor would read,
+decode and score in turn. The only library module that imports Ray; knows nothing of what a stage computes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+
+from pipeline import output as out
+from pipeline.config import Config
+from pipeline.errors import CapsieveError, ConfigError
+from pipeline.manifest import Manifest, Shard
+from pipeline.output import Counts, Output
+from pipeline.progress import Resources
+from pipeline.schema import Receipt, ScorerProtocol
+from pipeline.stages import Chunk, image_blocks, score_images
+
+log = logging.getLogger(__name__)
+
+MakeScorer = Callable[[], ScorerProtocol]
+
+# Fractions differ so that no two stages fuse; a replica mostly runs torch threads of its own, staging mostly waits for a store.
+REPLICA_CPUS = 0.75
+STAGE_CPUS = 0.25
+CPU_CORES_A_REPLICA = 8
+DEFAULT_BATCH = {"cuda": 128, "cpu": 16}
+
+
+@contextmanager
+def cluster(config: Config) -> Iterator[None]:
+    """Join the cluster of `compute.address` or RAY_ADDRESS, or start one here; leave or end it afterwards, quietly."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = config.compute.address or os.environ.get("RAY_ADDRESS")
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+    try:
+        ray.init(**options, logging_level=logging.ERROR, log_to_driver=False, ignore_reinit_error=True)
+    except ConnectionError as error:
+        raise ConfigError(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}; see --compute.address") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def plan_resources(config: Config) -> Resources:
+    """Fill in what the settings leave to the cluster. Raises ConfigError where it cannot hold the replicas asked for."""
+    total = ray.cluster_resources()
+    gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 0))
+    use_gpus = gpus > 0 and config.model.device in ("auto", "cuda")
+    if config.model.device.startswith("cuda") and not gpus:
+        raise ConfigError("model.device is cuda, but the cluster has no GPUs: leave --model.device at auto")
+    device = "cuda" if use_gpus else "cpu"
+    replicas = config.compute.replicas or (gpus if use_gpus else max(1, cpus // CPU_CORES_A_REPLICA))
+    room = gpus if use_gpus else int(cpus / REPLICA_CPUS)
+    if replicas > room:
+        kind = f"{gpus} GPUs" if use_gpus else f"{cpus} CPUs"
+        raise ConfigError(f"compute.replicas is {replicas}, but a cluster of {kind} has room for {room}")
+    if cpus < _least_cpus(config, replicas, use_gpus):
+        raise ConfigError(f"{cpus} CPUs are too few for {replicas} replicas and one fetch task: lower --compute.replicas")
+    batch_size = config.compute.batch_size or DEFAULT_BATCH[device]
+    return Resources(replicas, batch_size, device, max(1, cpus // replicas), cpus, len(ray.nodes()))
+
+
+def _least_cpus(config: Config, replicas: int, use_gpus: bool) -> float:
+    return config.compute.fetch_cpus + STAGE_CPUS + (0.0 if use_gpus else REPLICA_CPUS * replicas)
+
+
+class Replica:
+    """The actor of the score stage: one scorer, made in the actor's own process."""
+
+    def __init__(self, make_scorer: MakeScorer, resources: Resources, output: Output, lists: bool) -> None:
+        self.scorer = make_scorer()
+        self.batch_size = resources.batch_size
+        self.lists = lists
+        self.embedding = "image_embedding" in output.scores.names
+
+    def __call__(self, images: pa.Table) -> pa.Table:
+        return score_images(images, self.scorer, batch_size=self.batch_size, lists=self.lists, embedding=self.embedding)
+
+
+def build(
+    config: Config,
+    manifest: Manifest,
+    chunks: Sequence[Chunk],
+    make_scorer: MakeScorer,
+    output: Output,
+    *,
+    resources: Resources,
+    image_size: int,
+) -> Dataset:
+    """The whole stream, lazily: iterating over it runs it, and yields `schema.RECEIPT` rows."""
+    set_block_target(config, image_size)
+    score_options: dict[str, Any] = {"num_gpus": 1} if resources.device == "cuda" else {"num_cpus": REPLICA_CPUS}
+
+    def fetch(batch: pa.Table) -> Iterator[pa.Table]:
+        for item in batch.to_pylist():
+            chunk = Chunk(item["shard"], tuple(zip(item["starts"], item["stops"], strict=True)))
+            yield from image_blocks(chunk, manifest, config, image_size)
+
+    def stage(scored: pa.Table) -> pa.Table:
+        return out.stage(output, manifest.shards, scored)
+
+    items = [{"shard": c.shard, "starts": [a for a, _ in c.ranges], "stops": [b for _, b in c.ranges]} for c in chunks]
+    return (
+        ray.data.from_items(items, override_num_blocks=len(items))
+        .map_batches(fetch, batch_size=1, batch_format="pyarrow", num_cpus=config.compute.fetch_cpus)
+        .map_batches(
+            Replica,
+            fn_constructor_args=(make_scorer, resources, output, manifest.captions_are_lists),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=resources.replicas),
+            **score_options,
+        )
+        .map_batches(stage, batch_size=None, batch_format="pyarrow", num_cpus=STAGE_CPUS)
+    )
+
+
+def set_block_target(config: Config, image_size: int) -> None:
+    """Make a Ray block just what the fetch stage yields: the target lies below its bytes, and two thirds of them above half.
+
+    Ray closes a block once it exceeds the target, and cuts it where it exceeds the target by half.
+    """
+    DataContext.get_current().target_max_block_size = int(0.8 * config.compute.block_rows * image_size * image_size * 3)
+
+
+def receipts(dataset: Dataset) -> Iterator[Receipt]:
+    """Run the stream; yields as parts are staged. The library's own errors leave workers as what they are."""
+    with own_errors():
+        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for row in block.to_pylist():
+                yield Receipt(**{**row, "rows": np.frombuffer(row["rows"], "<i8")})
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Take our own errors out of the wrappings that Ray puts around what a worker raises."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, CapsieveError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is None:
+            raise
+        raise cause from None
+
+
+@ray.remote(num_cpus=0, max_retries=3)
+def _commit(output: Output, shard: Shard) -> Counts:
+    return out.commit(output, shard)
+
+
+class Committer:
+    """Commits shards in tasks of their own while the stream goes on, a few at a time."""
+
+    def __init__(self, output: Output, shards: Sequence[Shard], most: int = 4) -> None:
+        self._output = output
+        self._shards = shards
+        self._most = most
+        self._running: dict[Any, int] = {}
+
+    def submit(self, *indices: int) -> Iterator[tuple[int, Counts]]:
+        """Start to commit shards; waits where too many run. Yields those that have ended meanwhile, by index."""
+        for index in indices:
+            while len(self._running) >= self._most:
+                yield from self.ended(timeout_s=1.0)
+            self._running[_commit.remote(self._output, self._shards[index])] = index
+        yield from self.ended(timeout_s=0)
+
+    def ended(self, timeout_s: float) -> Iterator[tuple[int, Counts]]:
+        """All commits that have ended; waits up to the time given for a first one."""
+        if not self._running:
+            return
+        ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
+        done, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
+        for reference in done:
+            index = self._running.pop(reference)
+            with own_errors():
+                counts = ray.get(reference)
+            yield index, counts
+
+    def drain(self) -> Iterator[tuple[int, Counts]]:
+        """Wait for all that run."""
+        while self._running:
+            yield from self.ended(timeout_s=1.0)

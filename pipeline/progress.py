@@ -1,0 +1,188 @@
+"""What a driver knows of a run: its plan, how far it is, which rows are staged, what came of it.
+
+Sees receipts and counts, never rows. Knows nothing of Ray, of stores, or of how anything is printed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.manifest import Manifest
+from pipeline.output import Counts, Staged
+from pipeline.schema import Receipt, Status
+from pipeline.stages import Chunk
+
+
+class Resources(NamedTuple):
+    """How the work is spread on this cluster."""
+
+    replicas: int
+    batch_size: int  # images of one model call
+    device: str  # cuda | cpu
+    threads: int  # of one replica on the CPU
+    cpus: int
+    nodes: int
+
+
+class Plan(NamedTuple):
+    """What a run is about to do."""
+
+    manifest: Manifest
+    rows_done: int  # committed or staged by an earlier run
+    shards_done: int
+    model: str
+    image_size: int
+    advice: str  # what a newcomer should know of the model; empty for a model of the user's own
+    output: str
+    resources: Resources
+
+
+class Progress(NamedTuple):
+    """How far a run is."""
+
+    rows: int  # staged in this run
+    rows_left: int
+    success_share: float  # of the rows staged in this run
+    rows_per_s: float
+    busy_share: float  # of the replicas' time since the first one had work
+    shards_committed: int
+    elapsed_s: float
+
+    @property
+    def left_s(self) -> float | None:
+        """Estimate of the time left; None before there is a rate."""
+        return self.rows_left / self.rows_per_s if self.rows_per_s > 0 else None
+
+
+class Summary(NamedTuple):
+    """What a run made."""
+
+    rows: int  # in the whole output
+    rows_scored: int  # by this run
+    counts: Counts
+    shards: int
+    elapsed_s: float
+    rows_per_s: float
+    busy_share: float
+    stage_s: dict[str, float]  # worker seconds by stage
+    bytes_read: int
+    output: str
+
+    @property
+    def failed_share(self) -> float:
+        """Share of the output's rows whose status is not success."""
+        failed = sum(rows for (status, _), rows in self.counts.items() if status != Status.SUCCESS)
+        return failed / self.rows if self.rows else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """For `_SUCCESS` and for machines."""
+        by_status: Counter[str] = Counter()
+        reasons: dict[str, dict[str, int]] = {}
+        for (status, reason), rows in sorted(self.counts.items(), key=str):
+            by_status[status] += rows
+            if reason is not None:
+                reasons.setdefault(status, {})[reason] = rows
+        numbers = {"elapsed_s": self.elapsed_s, "rows_per_s": self.rows_per_s, "busy_share": self.busy_share}
+        return {
+            "output": self.output,
+            "rows": self.rows,
+            "rows_scored": self.rows_scored,
+            "shards": self.shards,
+            "failed_share": round(self.failed_share, 4),
+            "status": dict(by_status),
+            "reasons": reasons,
+            **{name: round(number, 3) for name, number in numbers.items()},
+            "stage_s": {name: round(seconds, 3) for name, seconds in self.stage_s.items()},
+            "bytes_read": self.bytes_read,
+        }
+
+
+@dataclass
+class Tracker:
+    """Which rows are staged, by shard, and what they cost. Holds a bitmap only of shards in progress."""
+
+    manifest: Manifest
+    staged: Staged
+    counts: Counts = field(default_factory=Counter)
+    rows: int = 0
+    succeeded: int = 0
+    costs: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    committed: set[str] = field(default_factory=set)
+    first_work_s: float | None = None
+    missing: dict[int, npt.NDArray[np.bool_]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for counts in self.staged.done.values():
+            self.counts += counts
+        self.committed |= self.staged.done.keys()
+        for index, shard in enumerate(self.manifest.shards):
+            if shard.name in self.staged.rows:
+                self._bitmap(index)[self.staged.rows[shard.name]] = False
+
+    def _bitmap(self, index: int) -> npt.NDArray[np.bool_]:
+        return self.missing.setdefault(index, np.ones(self.manifest.shards[index].rows, dtype=bool))
+
+    def add(self, receipt: Receipt) -> bool:
+        """Note a staged part; True where it completes its shard. Rows that a repeated task staged again count once."""
+        if self.first_work_s is None:
+            self.first_work_s = time.monotonic() - receipt.score_s
+        for name in ("fetch_s", "decode_s", "score_s", "bytes_read"):
+            self.costs[name] += getattr(receipt, name)
+        if self.manifest.shards[receipt.shard].name in self.committed:
+            return False
+        missing = self._bitmap(receipt.shard)
+        new = int(missing[receipt.rows].sum())
+        missing[receipt.rows] = False
+        self.rows += new
+        self.succeeded += min(receipt.succeeded, new)
+        return new > 0 and not missing.any()
+
+    def commit(self, index: int, counts: Counts) -> None:
+        """Note a committed shard, and forget its bitmap."""
+        self.counts += counts
+        self.committed.add(self.manifest.shards[index].name)
+        self.missing.pop(index, None)
+
+    def progress(self, replicas: int, elapsed_s: float) -> Progress:
+        """How far the run is now."""
+        working_s = time.monotonic() - self.first_work_s if self.first_work_s is not None else 0.0
+        done_before = sum(counts.total() for counts in self.staged.done.values()) + sum(map(len, self.staged.rows.values()))
+        return Progress(
+            rows=self.rows,
+            rows_left=self.manifest.rows - done_before - self.rows,
+            success_share=self.succeeded / self.rows if self.rows else 0.0,
+            rows_per_s=self.rows / working_s if working_s > 0 else 0.0,
+            busy_share=min(1.0, self.costs["score_s"] / (replicas * working_s)) if working_s > 0 else 0.0,
+            shards_committed=len(self.committed),
+            elapsed_s=elapsed_s,
+        )
+
+    def open_shards(self) -> Iterator[tuple[int, npt.NDArray[np.bool_] | None]]:
+        """Shards that are not committed, with the bitmap of their missing rows (None: all of them)."""
+        for index, shard in enumerate(self.manifest.shards):
+            if shard.name not in self.committed:
+                yield index, self.missing.get(index)
+
+
+def plan_chunks(tracker: Tracker, chunk_rows: int) -> list[Chunk]:
+    """The missing rows, cut into chunks of one shard each."""
+    chunks = []
+    for index, missing in tracker.open_shards():
+        rows = tracker.manifest.shards[index].rows
+        numbers = np.arange(rows) if missing is None else missing.nonzero()[0]
+        for start in range(0, len(numbers), chunk_rows):
+            chunks.append(Chunk(index, _ranges(numbers[start : start + chunk_rows])))
+    return chunks
+
+
+def _ranges(numbers: npt.NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
+    """Ascending row numbers as half-open ranges."""
+    breaks = (np.diff(numbers) != 1).nonzero()[0] + 1
+    return tuple((int(run[0]), int(run[-1]) + 1) for run in np.split(numbers, breaks))

@@ -1,0 +1,9 @@
+"""Rendered scenes with captions whose truth is known: what the demo model learns from, and is judged on.
+
+* scene.py      what a scene is; sampling by (split, index); the colour-shape combinations kept for the test split
+* render.py     a scene -> a picture -> JPEG bytes
+* captions.py   what a caption claims of a scene, whether it is true, and the grammar that words it
+* negatives.py  false captions: another scene's, or the scene's own with one word changed
+
+Pillow and numpy only. Everything is a pure function of seeds: the same split and index give the same scene, words and bytes.
+"""

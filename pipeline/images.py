@@ -36,10 +36,12 @@ logger = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
 
+_DEFAULTS = ImagesConfig()
+
 # A JPEG is decoded at 1/2, 1/4 or 1/8 where both sides stay at least so many times S: a quarter less time, and on photographs
 # a mean difference below half a grey level (0.33 at 2.5, 0.5 at 2, 0.8 at 1.5 measured at S = 384).
 _SCALED_DECODE_MARGIN = 2.5
-# Encoders write some ten scans. Each costs a pass over all coefficients, so a small file of many scans keeps a core busy for minutes.
+# Encoders write some ten scans. Each is a pass over all coefficients: a small file of many keeps a core busy for minutes.
 _MAX_JPEG_SCANS = 100
 _SNIFF_BYTES = 1024
 _ORIENTATION_TAG = 0x0112
@@ -54,12 +56,12 @@ class DecodedImage(NamedTuple):
     original_height: int
 
 
-def decode(data: bytes, size: int, config: ImagesConfig = ImagesConfig()) -> Pixels:
-    """The image file `data` as uint8 RGB (size, size, 3); raises DecodeError. `decode_image` tells its original size as well."""
+def decode(data: bytes, size: int, config: ImagesConfig = _DEFAULTS) -> Pixels:
+    """The image file `data` as uint8 RGB (size, size, 3); raises DecodeError. `decode_image` tells the original size too."""
     return decode_image(data, size, config).pixels
 
 
-def decode_image(data: bytes, size: int, config: ImagesConfig = ImagesConfig()) -> DecodedImage:
+def decode_image(data: bytes, size: int, config: ImagesConfig = _DEFAULTS) -> DecodedImage:
     """Decode an image file, turn it upright, lay it over white and resize it to (size, size), aspect ratio not kept.
 
     Resizing is bicubic with antialiasing, within one grey level of Pillow's. Of an animation the first frame counts.
@@ -104,7 +106,7 @@ _MAGIC: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"MM\x00+", TiffImageFile),
 )
 _AVIF_BRANDS = (b"avif", b"avis", b"mif1", b"msf1")
-_HTML_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body", b"<title", b"<script", b"<meta", b"<div", b"<iframe", b"<h1", b"<p>")
+_HTML_STARTS = tuple(b"<" + tag for tag in b"!doctype html,html,head,body,title,script,meta,div,iframe,h1,p>".split(b","))
 
 
 def _sniff(data: bytes) -> type[ImageFile]:
@@ -156,14 +158,14 @@ class _JpegHead(NamedTuple):
 
 
 def _jpeg_head(data: bytes) -> _JpegHead:
-    """EXIF orientation and kind of a JPEG from its marker segments up to the frame header, without a decoder: a few microseconds."""
+    """EXIF orientation and kind of a JPEG, from its marker segments up to the frame header: a few microseconds."""
     orientation, at, end = 1, 2, len(data)
     while at + 4 <= end and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:  # fill byte
             at += 1
             continue
-        if marker == 0xDA or 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # scan, or frame header
+        if marker == 0xDA or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):  # scan, or frame header
             return _JpegHead(orientation, marker in (0xC2, 0xC6, 0xCA, 0xCE))
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == 0xE1 and data.startswith(_EXIF_HEADER, at + 4):
@@ -173,7 +175,7 @@ def _jpeg_head(data: bytes) -> _JpegHead:
 
 
 def _exif_orientation(tiff: bytes) -> int:
-    """The orientation (1 to 8) that an EXIF block, without its `Exif` header, holds in its first directory; 1 where it holds none."""
+    """The orientation (1 to 8) in the first directory of an EXIF block (its `Exif` header removed); 1 where there is none."""
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None:
         return 1
@@ -269,7 +271,7 @@ def _rgb(image: ImageFile) -> Pixels:
 
 
 def _finish(pixels: Pixels, size: int, orientation: int, width: int, height: int) -> DecodedImage:
-    """(h, w, 3) as decoded -> (size, size, 3) upright. Turning comes last: it commutes with resizing to a square, and costs less there."""
+    """(h, w, 3) as decoded -> (size, size, 3) upright. Turning commutes with resizing to a square, and costs less after it."""
     if orientation >= 5:
         width, height = height, width
     return DecodedImage(_upright(_resize(pixels, size), orientation), width, height)

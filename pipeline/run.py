@@ -19,7 +19,7 @@ from pipeline.config import Config, ModelConfig
 from pipeline.dataflow import Committer, MakeScorer
 from pipeline.errors import CapsieveError, ConfigError
 from pipeline.manifest import Manifest, find_manifest
-from pipeline.model.source import ModelInfo, describe
+from pipeline.model.facts import ModelInfo, describe
 from pipeline.output import Counts, Output
 from pipeline.progress import Plan, Progress, Resources, Summary, Tracker, plan_chunks
 from pipeline.schema import ScorerProtocol, score_schema

@@ -45,7 +45,7 @@ class Location(NamedTuple):
     path: str  # as `fs` wants it, without the protocol
 
 
-class StoredFile(NamedTuple):
+class FileInfo(NamedTuple):
     """One file of a listing."""
 
     url: str
@@ -137,21 +137,21 @@ def _connect(protocol: str, config: StorageConfig, _environment: tuple[tuple[str
 
 
 def probe(url: str, config: StorageConfig) -> None:
-    """Raise StorageError, within `PROBE_TIMEOUT_S`, if the store of `url` is down, has no such bucket or refuses the credentials.
+    """Raise StorageError, within `PROBE_TIMEOUT_S`, if the store of `url` is down, lacks the bucket or refuses the credentials.
 
     For the start of a run: later requests are more patient. That the credentials may not list is no error, nor is a path
-    that does not exist.
+    that does not exist. Stores without buckets are not asked.
     """
-    fs, path = open_filesystem(url, config)
-    if not fs.async_impl:
+    if protocol_of(url) not in BUCKET_PROTOCOLS:
         return
+    fs, path = open_filesystem(url, config)
     bucket = path.partition("/")[0]
     with storage_errors(url):
         try:
             if protocol_of(url) in S3:
                 sync(fs.loop, fs._call_s3, "list_objects_v2", Bucket=bucket, MaxKeys=1, timeout=PROBE_TIMEOUT_S)
             else:
-                sync(fs.loop, fs._info, bucket if protocol_of(url) in BUCKET_PROTOCOLS else path, timeout=PROBE_TIMEOUT_S)
+                sync(fs.loop, fs._info, bucket, timeout=PROBE_TIMEOUT_S)
         except PermissionError as error:
             if not error_codes(error) & {"AccessDenied", "403"}:
                 raise
@@ -204,7 +204,7 @@ def _write_local(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def list_files(url: str, config: StorageConfig) -> list[StoredFile]:
+def list_files(url: str, config: StorageConfig) -> list[FileInfo]:
     """All files below a folder, recursively, sorted by URL; of a file, itself; of a folder that is not there, none.
 
     Raises StorageError for a bucket that does not exist, and rather than leaving out a folder that may not be read.
@@ -232,7 +232,7 @@ def _walk_local(path: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in names)
 
 
-def find_file(url: str, config: StorageConfig) -> StoredFile | None:
+def find_file(url: str, config: StorageConfig) -> FileInfo | None:
     """What a listing would say of this one file; None if there is no such file (or it is a folder).
 
     Raises StorageError where that cannot be told: no such bucket, denied, unreachable.
@@ -253,7 +253,7 @@ def exists(url: str, config: StorageConfig) -> bool:
     return find_file(url, config) is not None
 
 
-def glob_files(pattern: str, config: StorageConfig) -> list[StoredFile]:
+def glob_files(pattern: str, config: StorageConfig) -> list[FileInfo]:
     """The files that match a pattern of *, **, ? and [...], sorted by URL. Raises StorageError."""
     fs, path = open_filesystem(pattern, config)
     with storage_errors(pattern):
@@ -261,11 +261,11 @@ def glob_files(pattern: str, config: StorageConfig) -> list[StoredFile]:
     return sorted(_stored_file(name, info, protocol_of(pattern)) for name, info in found.items() if info.get("type") == "file")
 
 
-def _stored_file(name: str, info: dict[str, Any], protocol: str) -> StoredFile:
+def _stored_file(name: str, info: dict[str, Any], protocol: str) -> FileInfo:
     keys = ("ETag", "etag", "blob_id", "md5Hash", "checksum", "mtime", "LastModified", "updated", "created")
     version = next((str(info[key]) for key in keys if info.get(key)), "")
     url = name if protocol in {"file", "local", "http", "https"} else f"{protocol}://{name.removeprefix('/')}"
-    return StoredFile(url, int(info.get("size") or 0), version.strip('"'))
+    return FileInfo(url, int(info.get("size") or 0), version.strip('"'))
 
 
 def delete_files(urls: Iterable[str], config: StorageConfig) -> None:

@@ -58,10 +58,12 @@ def is_storage_failure(error: BaseException) -> bool:
     """Whether the operating system or a storage library is what raised this, be it as a ValueError or an ImportError."""
     if isinstance(error, OSError) or any(_is_library(cls.__module__) for cls in type(error).__mro__):
         return True
-    if not isinstance(error, ValueError | ImportError | RuntimeError):
-        return False
-    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return any(_is_library(module) for module in frames)
+    return isinstance(error, ValueError | ImportError | RuntimeError) and raised_by_library(error)
+
+
+def raised_by_library(error: BaseException) -> bool:
+    """Whether it came through code of a storage library."""
+    return any(_is_library(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _is_library(module: str) -> bool:
@@ -123,7 +125,8 @@ def _store_line(error: BaseException, where: str, protocol: str) -> str | None:
         return f"not a valid bucket or object name: {where}"
     if names & UNREACHABLE:
         server = _endpoint(error)
-        what = f"no answer from {server}" if server else _first_line(error)
+        silent = "FSTimeoutError" in names
+        what = f"no answer from {server}" if server else "no answer in time" if silent else _first_line(error)
         return f"cannot reach {where}: {what}" + (f"; is it running? {endpoint}" if endpoint else "")
     return None
 

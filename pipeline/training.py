@@ -9,7 +9,7 @@ or of where the model is shipped.
 
 from __future__ import annotations
 
-import logging
+import copy
 import string
 import time
 from collections.abc import Iterator
@@ -25,16 +25,14 @@ from torch.nn import functional as F
 
 from pipeline.errors import CheckpointError
 from pipeline.model.blip_itm import BLIP_ITM
+from pipeline.model.checkpoint import save_checkpoint
 from pipeline.model.tokenizer import BERT_TOKENS, CaptionTokenizer
 from pipeline.scenes.batches import CAPTIONS_PER_SCENE, Batch, make_batch
 from pipeline.scenes.captions import vocabulary
 from pipeline.scenes.scene import TRAIN, Split
-
-logger = logging.getLogger(__name__)
+from pipeline.scorer import MEAN, STD, Scorer
 
 Pixels = npt.NDArray[np.uint8]
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_TEMPERATURE = 0.5  # as BLIP clamps it
 MIN_TEMPERATURE = 0.01  # below, one hard pair of a small batch outweighs all others
 
@@ -44,9 +42,9 @@ class Recipe:
     """All that the weights depend on."""
 
     seed: int = 1
-    steps: int = 6_000
+    steps: int = 4_000
     """Learning rate: linear to its peak over `warmup_steps`, constant, linear to zero over the last `decay_share` of the steps."""
-    warmup_steps: int = 300
+    warmup_steps: int = 150
     decay_share: float = 0.3
     scenes: int = 100_000
     """Pictures to draw batches from; each pass words them anew."""
@@ -202,15 +200,16 @@ class Trainer:
             groups, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
         )
         self.step = 0
+        self.at_rest = True  # False within a step
 
     def steps(self) -> Iterator[StepReport]:
         """Train to the recipe's last step, with a report after each step. The caller may stop at any of them, and save."""
-        self.model.train()
         while self.step < self.recipe.steps:
+            self.model.train()
             yield self._one_step()
 
     def _one_step(self) -> StepReport:
-        started = time.perf_counter()
+        started, self.at_rest = time.perf_counter(), False
         indices = batch_indices(self.recipe, self.step)
         batch = make_batch(self.split, [int(index) for index in indices], f"{self.recipe.seed}/{self.step}")
         rate = learning_rate(self.recipe, self.step)
@@ -226,6 +225,7 @@ class Trainer:
         with torch.no_grad():
             self.log_temperature.clamp_(np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE))
         self.step += 1
+        self.at_rest = True
         return StepReport(
             step=self.step,
             loss=loss.item(),
@@ -236,6 +236,10 @@ class Trainer:
             learning_rate=rate,
             seconds=time.perf_counter() - started,
         )
+
+    def scorer(self) -> Scorer:
+        """The model as it is now, for validation between two steps."""
+        return Scorer(self.model, "cpu", "float32")
 
     def save(self, path: Path) -> None:
         """Write all that `load` needs; the file is replaced in one move, so that a kill leaves the former one."""
@@ -275,3 +279,8 @@ class Trainer:
         decay_start = min(int((1 - self.recipe.decay_share) * steps) for steps in (saved["steps"], self.recipe.steps))
         ignored = {"steps", "decay_share"} if step <= decay_start else set()
         return [f"{name} {saved.get(name)} there, {ours[name]} here" for name in ours if name not in ignored and saved.get(name) != ours[name]]
+
+
+def export_model(model: BLIP_ITM, folder: Path) -> None:
+    """Write a copy of the model in half precision (two bytes a weight; loading widens them again) as a checkpoint folder."""
+    save_checkpoint(copy.deepcopy(model).half(), folder)

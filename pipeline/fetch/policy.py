@@ -1,4 +1,4 @@
-"""What may be fetched: schemes, addresses, paths, opt-outs. Pure functions, no sockets; the only one to touch a disk is `local_file`.
+"""What may be fetched: schemes, addresses, paths, opt-outs. Pure functions, no sockets; only `local_file` touches a disk.
 
 `locate` sorts a row's URL into where it points; `check_address` judges an IP address. The client calls the one for every URL
 and every hop of a redirect, the other for every address it is about to connect to. Knows nothing of how bytes are read.
@@ -12,6 +12,7 @@ import posixpath
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -128,7 +129,7 @@ def locate(url: str, policy: Policy) -> Address:
     Raises InvalidRowError for what is not a URL, FetchError for what may not be fetched.
     """
     url = url.strip()
-    if not url or "\x00" in url:
+    if not url or "\x00" in url or not _is_text(url):
         raise InvalidRowError(Reason.BAD_URL)
     match = _SCHEME.match(url)
     if match is None:
@@ -143,6 +144,14 @@ def locate(url: str, policy: Policy) -> Address:
     raise FetchError(Reason.REFUSED_SCHEME)
 
 
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # lone surrogates, which neither hosts nor file systems take
+        return False
+    return True
+
+
 def _relative(path: str, policy: Policy) -> Address:
     if path.startswith("//"):  # a URL without its scheme, as in HTML
         raise InvalidRowError(Reason.BAD_URL)
@@ -152,7 +161,7 @@ def _relative(path: str, policy: Policy) -> Address:
         raise InvalidRowError(Reason.BAD_URL)
     scheme, separator, rest = policy.base.partition("://")
     if not separator:
-        return FilePath(os.path.join(policy.base, path))
+        return FilePath(str(Path(policy.base, path)))
     if scheme in ("http", "https"):
         return WebAddress(web_url(f"{policy.base.rstrip('/')}/{path}", policy))
     bucket, _, prefix = rest.partition("/")

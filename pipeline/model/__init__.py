@@ -1,7 +1,7 @@
 """BLIP_ITM, complete and usable alone: `from pipeline.model import blip_itm`.
 
-Names are imported when they are first used, so that `pipeline.model.source` and `pipeline.model.tokenizer`, which need no torch,
-can be had without paying for it.
+Names are imported when they are first used, so that `pipeline.model.source` and `pipeline.model.tokenizer`, which need no
+torch, can be had without paying for it.
 """
 
 from __future__ import annotations

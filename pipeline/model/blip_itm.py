@@ -33,10 +33,10 @@ class BLIP_ITM(nn.Module):  # noqa: N801 the published name
     """BLIP for image-text retrieval.
 
     med_config: JSON file or mapping of the text encoder's sizes; `encoder_width` is set to the vision encoder's width.
-    image_size: pixels a side, a multiple of 16. vit: "base", "large", "tiny", or a shape of one's own. embed_dim: width of the space in which
-    cosines are taken. itm_first_token: what stands before the text of the matching head, "cls" as in the authors' demo and Hugging Face,
-    or "enc" as in training and LAVIS. tokenizer: of a vocabulary of one's own; None: the shipped one.
-    Raises ValueError for parts that do not fit together, FileNotFoundError for a missing med_config.
+    image_size: pixels a side, a multiple of 16. vit: "base", "large", "tiny", or a shape of one's own. embed_dim: width of
+    the space in which cosines are taken. itm_first_token: what stands before the text of the matching head, "cls" as in the
+    authors' demo and Hugging Face, or "enc" as in training and LAVIS. tokenizer: of a vocabulary of one's own; None: the
+    shipped one. Raises ValueError for parts that do not fit together, FileNotFoundError for a missing med_config.
     """
 
     def __init__(
@@ -73,7 +73,9 @@ class BLIP_ITM(nn.Module):  # noqa: N801 the published name
         captions = [caption] if isinstance(caption, str) else list(caption)
         if match_head == "itm":
             if image.ndim == 4 and len(captions) != len(image):
-                raise ValueError(f"the itm head needs one caption an image, not {len(captions)} captions for {len(image)} images")
+                raise ValueError(
+                    f"the itm head needs one caption an image, not {len(captions)} captions for {len(image)} images"
+                )
             image_tokens = self.encode_image(image)
             return self.match_logits(image_tokens, *self.tokenize(captions))
         if match_head == "itc":
@@ -86,8 +88,9 @@ class BLIP_ITM(nn.Module):  # noqa: N801 the published name
     ) -> PairScores:
         """Both heads for n pairs in one pass: each image is encoded once, and so are its cross-attention keys and values.
 
-        image: (B, 3, S, S) float, normalised. input_ids, attention_mask: (n, L), from `tokenize`. image_index: (n,), the image of each
-        caption, best on the CPU; None: caption i is image i's. Equals `forward` of each head. Raises ValueError as `forward` does.
+        image: (B, 3, S, S) float, normalised. input_ids, attention_mask: (n, L), from `tokenize`. image_index: (n,), the
+        image of each caption, best on the CPU; None: caption i is image i's. Equals `forward` of each head. Raises
+        ValueError as `forward` does.
         """
         packing = pack_captions(image_index, len(image), len(input_ids))
         image_tokens = self.encode_image(image)
@@ -150,9 +153,13 @@ def _check_vocabulary(tokenizer: CaptionTokenizer, config: MedConfig) -> None:
     if len(tokenizer) > config.vocab_size:
         raise ValueError(f"the tokenizer has {len(tokenizer)} entries, but vocab_size of med_config is {config.vocab_size}")
     if tokenizer.max_tokens > config.max_position_embeddings:
-        raise ValueError(f"captions have up to {tokenizer.max_tokens} tokens, but max_position_embeddings is {config.max_position_embeddings}")
+        raise ValueError(
+            f"captions have up to {tokenizer.max_tokens} tokens, but max_position_embeddings is {config.max_position_embeddings}"
+        )
     if tokenizer.pad_token_id != config.pad_token_id:
-        raise ValueError(f"[PAD] is {tokenizer.pad_token_id} in the tokenizer, but pad_token_id of med_config is {config.pad_token_id}")
+        raise ValueError(
+            f"[PAD] is {tokenizer.pad_token_id} in the tokenizer, but pad_token_id of med_config is {config.pad_token_id}"
+        )
 
 
 def blip_itm(pretrained: str = "", **kwargs: Any) -> BLIP_ITM:

@@ -1,7 +1,8 @@
 """The text encoder: BERT whose layers can also attend to an image ("MED" of the BLIP paper, arXiv:2201.12086).
 
-Owns its configuration, its architecture and its parameter names (those of the published weights). Token ids in, hidden states out;
-knows nothing of strings, of how images were encoded, or of heads. Self-attention is bidirectional, never causal.
+Owns its configuration, its architecture and its parameter names (those of the published weights). Token ids in, hidden
+states out; knows nothing of strings, of how images were encoded, or of heads. Self-attention is bidirectional, never
+causal.
 """
 
 from __future__ import annotations
@@ -103,8 +104,9 @@ class TextEncoder(nn.Module):
     ) -> Tensor:
         """Encode n texts of L tokens, alone or together with their images.
 
-        input_ids, attention_mask: (n, L) integers, the mask 1 on tokens and 0 on padding. image_tokens: (B, T, encoder_width), or None for
-        the text-only mode. packing: which caption belongs to which image; None: caption i to image i. Returns (n, L, hidden_size).
+        input_ids, attention_mask: (n, L) integers, the mask 1 on tokens and 0 on padding. image_tokens: (B, T,
+        encoder_width), or None for the text-only mode. packing: which caption belongs to which image; None: caption i to
+        image i. Returns (n, L, hidden_size).
         """
         visible = attention_mask.bool()[:, None, None, :]  # (n, 1, 1, L), over heads and queries
         hidden = self.embeddings(input_ids)
@@ -115,6 +117,13 @@ class TextEncoder(nn.Module):
         for layer in self.encoder.layer:
             hidden = layer(hidden, visible, image)
         return hidden  # type: ignore[no-any-return]
+
+    def set_layer_norm_eps(self, eps: float) -> None:
+        """Use another epsilon in all layers."""
+        self.config = replace(self.config, layer_norm_eps=eps)
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = eps
 
     def _init(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):

@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-POSITION_IDS = "text_encoder.embeddings.position_ids"  # 0, 1, 2, ...: a constant, so whether a checkpoint has it does not matter
+POSITION_IDS = (
+    "text_encoder.embeddings.position_ids"  # 0, 1, 2, ...: a constant, so whether a checkpoint has it does not matter
+)
 POS_EMBED = "visual_encoder.pos_embed"
 
 # published -> Hugging Face; names that begin with none of these are the same in both
@@ -19,7 +21,12 @@ _PREFIXES = (
     ("visual_encoder.norm.", "vision_model.post_layernorm."),
     ("visual_encoder.blocks.", "vision_model.encoder.layers."),
 )
-_IN_BLOCK = ((".norm1.", ".layer_norm1."), (".norm2.", ".layer_norm2."), (".attn.qkv.", ".self_attn.qkv."), (".attn.proj.", ".self_attn.projection."))
+_IN_BLOCK = (
+    (".norm1.", ".layer_norm1."),
+    (".norm2.", ".layer_norm2."),
+    (".attn.qkv.", ".self_attn.qkv."),
+    (".attn.proj.", ".self_attn.projection."),
+)
 
 # of BLIP's other models and of its training: momentum copies (`visual_encoder_m.`), temperature, queues, captioning decoder
 _FOREIGN = re.compile(r"\w+_m\..*|temp|(\w+_)?queue(_\w+)?|\w*ptr\w*|text_decoder\..*|(model\.)?logit_scale")

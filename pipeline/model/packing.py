@@ -1,8 +1,8 @@
 """How the captions of one image share its cross-attention keys and values.
 
-A query attends to image tokens independently of all other queries, and every image token is visible, so the captions of one image
-can stand one behind the other in one long query. The keys and values (33 times larger than the queries of a 17-token caption at
-384 px) are then neither computed nor copied once a caption. Knows nothing of layers, heads or weights.
+A query attends to image tokens independently of all other queries, and every image token is visible, so the captions of one
+image can stand one behind the other in one long query. The keys and values (33 times larger than the queries of a 17-token
+caption at 384 px) are then neither computed nor copied once a caption. Knows nothing of layers, heads or weights.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def pack_captions(image_index: Tensor | None, images: int, captions: int) -> Pac
     """Plan the packing of captions, of which number i belongs to image `image_index[i]` (None: to image i).
 
     A group has as many slots as an image has captions on average, and an image as many groups as it needs. However uneven the
-    counts, there are at most twice as many groups as images that have captions, and at most twice as many slots as captions, plus one group's.
-    Raises ValueError where indices and counts disagree.
+    counts, there are at most twice as many groups as images that have captions, and at most twice as many slots as
+    captions, plus one group's. Raises ValueError where indices and counts disagree.
     """
     if image_index is None:
         if images != captions:

@@ -34,7 +34,7 @@ VOCAB_NAME = "vocab.txt"
 WEIGHTS_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 HUB_TIMEOUT_S = 10.0  # of asking whether a repository exists
-VERSION_KEYS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "md5Hash", "generation")  # of an fsspec `info`
+VERSION_KEYS = ("ETag", "etag", "Last-Modified", "LastModified", "last_modified", "mtime", "generation")  # of an fsspec `info`
 
 Options = Mapping[str, Any]
 
@@ -64,7 +64,9 @@ def locate(checkpoint: str | Path, storage_options: Options | None = None) -> Ch
         return CheckpointFiles(text, path, _existing(beside, CONFIG_NAME), _existing(beside, VOCAB_NAME))
     hub = _hub_id(text)
     if hub is None:
-        raise CheckpointError(f"checkpoint {text!r} not found" if text else "this installation has no embedded model: name a checkpoint")
+        raise CheckpointError(
+            f"checkpoint {text!r} not found" if text else "this installation has no embedded model: name a checkpoint"
+        )
     return _from_hub(text, hub)
 
 
@@ -79,8 +81,9 @@ def check_checkpoint(checkpoint: str | Path, storage_options: Options | None = N
         with _clear_errors(name):
             fs, path = _open(text, storage_options or {})
             names = _weights_in(name, fs.ls(path, detail=False)) if _is_folder(fs, path, text) else [path]
-            if not names or not fs.exists(names[0]):
-                raise CheckpointError(f"checkpoint {name!r} not found")
+            if not names:
+                raise CheckpointError(f"checkpoint {name!r} is a folder without {' or '.join(WEIGHTS_NAMES)}")
+            fs.info(names[0])
         return
     hub = None if not text or Path(text).expanduser().exists() else _hub_id(text)
     if hub is not None:
@@ -164,7 +167,9 @@ def _download(url: str, options: Options) -> CheckpointFiles:
         weights = _weights_in(name, paths)
         if not weights:
             raise CheckpointError(f"checkpoint {name!r} is a folder without {' or '.join(WEIGHTS_NAMES)}")
-        by_name = {entry.rsplit("/", 1)[-1]: _cached(fs, entry, entry) for entry in paths if entry.endswith((CONFIG_NAME, VOCAB_NAME))}
+        by_name = {
+            entry.rsplit("/", 1)[-1]: _cached(fs, entry, entry) for entry in paths if entry.endswith((CONFIG_NAME, VOCAB_NAME))
+        }
         return CheckpointFiles(name, _cached(fs, weights[0], weights[0]), by_name.get(CONFIG_NAME), by_name.get(VOCAB_NAME))
 
 
@@ -228,7 +233,9 @@ def _from_hub(name: str, hub: _HubId, *, local_files_only: bool = False) -> Chec
     with _clear_errors(name):
         for weights in WEIGHTS_NAMES:
             wanted = [CONFIG_NAME, VOCAB_NAME, weights]
-            folder = Path(snapshot_download(hub.repo_id, revision=hub.revision, allow_patterns=wanted, local_files_only=local_files_only))
+            folder = Path(
+                snapshot_download(hub.repo_id, revision=hub.revision, allow_patterns=wanted, local_files_only=local_files_only)
+            )
             if (folder / weights).is_file():
                 return _in_folder(name, folder)
     raise CheckpointError(f"hub repository {name!r} has no {' or '.join(WEIGHTS_NAMES)}")

@@ -1,7 +1,7 @@
 """Captions to token ids: BERT's uncased WordPiece with BLIP's two extra tokens, run by the Rust library `tokenizers`.
 
-Owns the shipped vocabulary and the 35-token limit. Gives the ids that Hugging Face's BertTokenizer gives. Needs no network and no
-torch: the arrays are numpy's.
+Owns the shipped vocabulary and the 35-token limit. Gives the ids that Hugging Face's BertTokenizer gives. Needs no network
+and no torch: the arrays are numpy's.
 """
 
 from __future__ import annotations

@@ -49,7 +49,8 @@ def create_vit(
     """Build a vision encoder with fresh weights.
 
     `vit` is a name of `VIT_SHAPES` or a shape of one's own; `image_size` is in pixels a side, a multiple of the patch size.
-    Gradient checkpointing, when on, applies to the last `ckpt_layer` blocks. Raises ValueError for a name or size it cannot build.
+    Gradient checkpointing, when on, applies to the last `ckpt_layer` blocks. Raises ValueError for a name or size it cannot
+    build.
     """
     shape = VIT_SHAPES.get(vit) if isinstance(vit, str) else vit
     if shape is None:
@@ -93,6 +94,13 @@ class VisionTransformer(nn.Module):
             else:
                 tokens = block(tokens)
         return self.norm(tokens)  # type: ignore[no-any-return]
+
+    def set_layer_norm_eps(self, eps: float) -> None:
+        """Use another epsilon: Hugging Face's copies of the weights are run with 1e-5, the authors' with 1e-6."""
+        self.shape = self.shape._replace(layer_norm_eps=eps)
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = eps
 
     def _check(self, image: Tensor) -> None:
         size = self.image_size
@@ -144,7 +152,9 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(shape.width, shape.width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        query, key, value = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, T, width / heads)
+        query, key, value = (
+            self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # each (B, heads, T, width / heads)
         attended = F.scaled_dot_product_attention(query, key, value)
         return self.proj(attended.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 

@@ -1,0 +1,171 @@
+"""How well scores separate good pairs from bad ones: AUC, average precision, precision and recall, with bootstrap intervals.
+
+Works on labels and scores alone, for any head and any model; numpy only. Pairs that share a group (an image, say) are resampled together,
+because their scores go up and down together. Knows nothing of images, captions, models or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+RECALLS = (0.99, 0.95, 0.9, 0.75, 0.5)  # shares of the good pairs kept, for which thresholds are given
+CHUNK_CELLS = 4_000_000  # of resamples x pairs held at a time: 32 MB of weights
+TRUE_WORDS = frozenset({"1", "1.0", "true", "t", "yes", "y", "good", "match", "positive", "keep"})
+FALSE_WORDS = frozenset({"0", "0.0", "false", "f", "no", "n", "bad", "mismatch", "negative", "drop"})
+
+
+class Interval(NamedTuple):
+    """A figure of the sample, and the bounds of its percentile bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class AtThreshold(NamedTuple):
+    """What keeping the pairs that score at least `threshold` means."""
+
+    threshold: float
+    precision: Interval  # share of good pairs among the kept; NaN if none is kept
+    recall: Interval  # share of the good pairs that is kept
+    kept: Interval  # share of all pairs that is kept
+
+
+class HeadMetrics(NamedTuple):
+    """One head's figures over n pairs."""
+
+    pairs: int
+    positives: int
+    auc: Interval
+    average_precision: Interval
+    thresholds: tuple[AtThreshold, ...]
+
+
+class _Ranking(NamedTuple):
+    """n pairs by falling score. A tie group is a run of equal scores."""
+
+    order: npt.NDArray[np.int64]  # (n,)
+    good: Floats  # (n,) 1 for good pairs, in that order
+    tie_starts: npt.NDArray[np.int64]  # (ties,) where each tie group begins
+
+
+def parse_labels(values: Sequence[Any]) -> Bools:
+    """Labels as users write them (0/1, booleans, good/bad, yes/no, ...) to booleans. ValueError names the first that is none of these."""
+    labels = np.empty(len(values), dtype=np.bool_)
+    for index, value in enumerate(values):
+        text = str(value).strip().lower()
+        if text not in TRUE_WORDS and text not in FALSE_WORDS:
+            raise ValueError(f"label {value!r} of row {index} is not one of 0/1, true/false, good/bad, yes/no")
+        labels[index] = text in TRUE_WORDS
+    return labels
+
+
+def evaluate_head(
+    labels: npt.ArrayLike,
+    scores: npt.ArrayLike,
+    thresholds: Sequence[float] | None = None,
+    *,
+    groups: npt.ArrayLike | None = None,
+    resamples: int = 1_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> HeadMetrics:
+    """All figures of n pairs: labels (n,) true for good pairs, scores (n,) finite, higher for better.
+
+    thresholds: None: those that keep `RECALLS` of the good pairs. groups: (n,) any values; None: each pair is its own group.
+    Raises ValueError for lengths that differ, scores that are not finite, or labels all of one kind.
+    """
+    good, values = _checked(labels, scores)
+    cuts = np.asarray(thresholds_for_recall(good, values, RECALLS) if thresholds is None else thresholds, dtype=np.float64)
+    names = np.arange(len(good)) if groups is None else np.asarray(groups)
+    if len(names) != len(good):
+        raise ValueError(f"{len(names)} groups for {len(good)} labels")
+    ranking = _rank(good, values)
+    kept = values[ranking.order] >= cuts[:, None]  # (cuts, n)
+    figures = _figures(ranking, kept, np.ones((1, len(good))))[0]
+    samples = _bootstrap(ranking, kept, names, resamples=resamples, seed=seed)
+    tail = (1 - confidence) / 2
+    low, high = (np.full(len(figures), np.nan), np.full(len(figures), np.nan))
+    known = ~np.isnan(samples).all(axis=0)
+    low[known], high[known] = np.nanquantile(samples[:, known], (tail, 1 - tail), axis=0)
+    intervals = [Interval(float(a), float(b), float(c)) for a, b, c in zip(figures, low, high, strict=True)]
+    rows = [AtThreshold(float(cut), *intervals[2 + 3 * i : 5 + 3 * i]) for i, cut in enumerate(cuts)]
+    return HeadMetrics(len(good), int(good.sum()), intervals[0], intervals[1], tuple(rows))
+
+
+def roc_auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """Probability that a good pair scores above a bad one, ties counting half. ValueError as `evaluate_head`."""
+    good, values = _checked(labels, scores)
+    return float(_figures(_rank(good, values), np.empty((0, len(good)), np.bool_), np.ones((1, len(good))))[0, 0])
+
+
+def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """Mean over the good pairs of the precision at their scores (scikit-learn's definition). ValueError as `evaluate_head`."""
+    good, values = _checked(labels, scores)
+    return float(_figures(_rank(good, values), np.empty((0, len(good)), np.bool_), np.ones((1, len(good))))[0, 1])
+
+
+def thresholds_for_recall(labels: npt.ArrayLike, scores: npt.ArrayLike, recalls: Sequence[float]) -> list[float]:
+    """For each recall in (0, 1], the highest score that keeps at least that share of the good pairs."""
+    good, values = _checked(labels, scores)
+    falling = np.sort(values[good])[::-1]
+    return [float(falling[max(0, int(np.ceil(recall * len(falling) - 1e-9)) - 1)]) for recall in recalls]
+
+
+def _checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Bools, Floats]:
+    good, values = np.asarray(labels, dtype=np.bool_), np.asarray(scores, dtype=np.float64)
+    if good.ndim != 1 or good.shape != values.shape:
+        raise ValueError(f"labels {good.shape} and scores {values.shape} must be one-dimensional and of one length")
+    if not np.isfinite(values).all():
+        raise ValueError(f"score {int(np.flatnonzero(~np.isfinite(values))[0])} is not finite")
+    if good.all() or not good.any():
+        raise ValueError(f"all {len(good)} labels are of one kind: good and bad pairs are both needed")
+    return good, values
+
+
+def _rank(good: Bools, values: Floats) -> _Ranking:
+    order = np.argsort(-values, kind="stable")
+    falling = values[order]
+    return _Ranking(order, good[order].astype(np.float64), np.flatnonzero(np.r_[True, falling[1:] != falling[:-1]]))
+
+
+def _figures(ranking: _Ranking, kept: Bools, weights: Floats) -> Floats:
+    """Weighted figures. weights: (r, n), by rank. Returns (r, 2 + 3 cuts): AUC, AP, then precision, recall, kept share of each cut."""
+    good, bad = weights * ranking.good, weights * (1 - ranking.good)
+    n_good, n_bad = good.sum(axis=1), bad.sum(axis=1)
+    tie_good = np.add.reduceat(good, ranking.tie_starts, axis=1)
+    tie_bad = np.add.reduceat(bad, ranking.tie_starts, axis=1)
+    above_good, above_bad = tie_good.cumsum(axis=1), tie_bad.cumsum(axis=1)  # this tie group and those above
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample without good (or bad, or kept) pairs has no figure: NaN
+        won = (tie_good * (n_bad[:, None] - above_bad + tie_bad / 2)).sum(axis=1)
+        precision = above_good / (above_good + above_bad)
+        columns = [won / (n_good * n_bad), np.nansum(precision * tie_good, axis=1) / n_good]
+        for mask in kept:
+            kept_good, kept_all = good[:, mask].sum(axis=1), weights[:, mask].sum(axis=1)
+            columns += [kept_good / kept_all, kept_good / n_good, kept_all / (n_good + n_bad)]
+    return np.stack(columns, axis=1)
+
+
+def _bootstrap(ranking: _Ranking, kept: Bools, groups: npt.NDArray[Any], *, resamples: int, seed: int) -> Floats:
+    """(resamples, figures): the figures of samples of as many groups, drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    _, group = np.unique(groups, return_inverse=True)
+    by_rank, n_groups = group[ranking.order], int(group.max()) + 1
+    at_a_time = max(1, CHUNK_CELLS // len(by_rank))
+    parts = []
+    for start in range(0, resamples, at_a_time):
+        rows = min(at_a_time, resamples - start)
+        draws = rng.integers(0, n_groups, (rows, n_groups))
+        counts = np.stack([np.bincount(draw, minlength=n_groups) for draw in draws])
+        parts.append(_figures(ranking, kept, counts[:, by_rank].astype(np.float64)))
+    return np.concatenate(parts)

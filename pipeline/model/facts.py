@@ -1,0 +1,65 @@
+"""What a driver must know of a checkpoint before any model is loaded: its checksum, image size and embedding width.
+
+Read off the header of a safetensors file, without torch. A pickle (`.pth`) has no header to read: for it alone torch is imported,
+and its tensors are mapped, not loaded. Knows nothing of layers or of how a model is built.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.config import ModelConfig
+from pipeline.errors import CheckpointError
+from pipeline.model.names import POS_EMBED, is_hugging_face, from_hugging_face
+from pipeline.model.source import CheckpointFiles, checkpoint_sha256, locate, sniff
+
+DEMO_NAME = "capsieve demo model"
+_PATCHES = "visual_encoder.patch_embed.proj.weight"  # (width, 3, patch, patch)
+_PROJECTION = "vision_proj.weight"  # (embed_dim, width)
+
+
+class ModelInfo(NamedTuple):
+    """Which model scores."""
+
+    name: str
+    sha256: str  # of the weights file
+    image_size: int  # pixels a side, as the run uses it
+    embed_dim: int
+
+
+def describe(config: ModelConfig) -> ModelInfo:
+    """Facts of `model.checkpoint`, downloaded where it is elsewhere. Raises CheckpointError for what is no BLIP_ITM."""
+    files = locate(config.checkpoint)
+    shapes = _shapes(files)
+    missing = [name for name in (POS_EMBED, _PATCHES, _PROJECTION) if name not in shapes]
+    if missing:
+        raise CheckpointError(f"{files.name!r} is not a BLIP_ITM checkpoint: it has no tensor {missing[0]}")
+    grid = math.isqrt(shapes[POS_EMBED][1] - 1)
+    return ModelInfo(
+        name=config.checkpoint or DEMO_NAME,
+        sha256=checkpoint_sha256(files.weights),
+        image_size=config.image_size or grid * shapes[_PATCHES][-1],
+        embed_dim=shapes[_PROJECTION][0],
+    )
+
+
+def _shapes(files: CheckpointFiles) -> Mapping[str, tuple[int, ...]]:
+    """Shapes by published name."""
+    shapes = _header(files.weights) if sniff(files.weights) == "safetensors" else _pickled(files)
+    return {from_hugging_face(name): shape for name, shape in shapes.items()} if is_hugging_face(shapes) else shapes
+
+
+def _header(path: Path) -> dict[str, tuple[int, ...]]:
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+
+
+def _pickled(files: CheckpointFiles) -> dict[str, tuple[int, ...]]:
+    from pipeline.model.weights import read_weights
+
+    return {name: tuple(tensor.shape) for name, tensor in read_weights(files).tensors.items()}

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from types import FrameType, TracebackType
 from typing import NoReturn
 
@@ -147,7 +148,7 @@ def progress_line(progress: Progress) -> str:
 
 
 def _columns(plan: Plan) -> str:
-    columns = plan.manifest.columns._asdict()
+    columns = asdict(plan.manifest.columns)
     return ", ".join(f"{role} = {name}" for role, name in columns.items() if name is not None)
 
 

@@ -31,8 +31,8 @@ from pipeline.scenes.scene import TRAIN, VALIDATION
 
 LOG_EVERY_STEPS = 10
 SAVE_EVERY_S = 60.0
-VALIDATE_EVERY_STEPS = 250
-VALIDATION_SCENES = 384
+VALIDATE_EVERY_STEPS = 500
+VALIDATION_SCENES = 256
 
 
 class _Parser(argparse.ArgumentParser):

@@ -144,8 +144,8 @@ def _pick(schema: pa.Schema, role: str, wanted: str | None, url: str) -> str | N
         return wanted
     for kinds in (KINDS[role], (Kind.NULL,)):
         for name in NAMES[role]:
-            # `url` before `URL`, should both be there
-            alike = sorted((field.name for field in schema if field.name.lower() == name), key=lambda found: found != name)
+            alike: list[str] = [other for other in schema.names if other.lower() == name]
+            alike.sort(key=lambda other: other != name)  # `url` before `URL`, should both be there
             for candidate in alike:
                 if kind_of(schema.field(candidate).type) in kinds:
                     return candidate

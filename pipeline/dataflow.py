@@ -36,22 +36,35 @@ MakeScorer = Callable[[], ScorerProtocol]
 REPLICA_CPUS = 0.75
 STAGE_CPUS = 0.25
 CPU_CORES_A_REPLICA = 8
+# Nothing is sent to Ray's makers, and its own lines stay out of ours; what Ray writes into its log files is not affected.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+}
 DEFAULT_BATCH = {"cuda": 128, "cpu": 16}
 
 
 @contextmanager
 def cluster(config: Config) -> Iterator[None]:
-    """Join the cluster of `compute.address` or RAY_ADDRESS, or start one here; leave or end it afterwards, quietly."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    """Join the cluster of `compute.address` or RAY_ADDRESS, or start one here; leave or end it afterwards, quietly.
+
+    In a process that has joined one already (a notebook), that one is used and left as it is.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     address = config.compute.address or os.environ.get("RAY_ADDRESS")
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+    if ray.is_initialized():
+        yield
+        return
     try:
-        ray.init(**options, logging_level=logging.ERROR, log_to_driver=False, ignore_reinit_error=True)
+        ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
     except ConnectionError as error:
         raise ConfigError(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}; see --compute.address") from None
     try:
@@ -156,8 +169,9 @@ def own_errors() -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayError as error:
+        # a RayTaskError is an instance of its cause's class as well, but prints a traceback of the worker
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, CapsieveError):
+        while cause is not None and (isinstance(cause, ray.exceptions.RayError) or not isinstance(cause, CapsieveError)):
             cause = getattr(cause, "cause", None) or cause.__cause__
         if cause is None:
             raise

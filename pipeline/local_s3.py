@@ -158,7 +158,8 @@ class LocalS3:
         """Start the process; False if it ended or did not answer in time."""
         assert self._scratch is not None
         data = self._given_dir or self._scratch / "data"
-        data.mkdir(parents=True, exist_ok=True)
+        with storage_errors(str(data)):
+            data.mkdir(parents=True, exist_ok=True)
         ports = free_ports(6)
         self._port = port or ports[0]
         identities = self._scratch / "identities.json"

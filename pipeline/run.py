@@ -7,6 +7,7 @@ Knows nothing of how Ray is asked (`dataflow`), or of how anything is printed (`
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.metadata
 import logging
@@ -123,7 +124,7 @@ def _identity(config: Config, manifest: Manifest, model: ModelInfo) -> dict[str,
         "image_size": model.image_size,
         "precision": config.model.precision,
         "itm_first_token": config.model.itm_first_token,
-        "columns": manifest.columns._asdict(),
+        "columns": dataclasses.asdict(manifest.columns),
         "rows_per_output_file": config.output.rows_per_output_file,
         "column_prefix": config.output.column_prefix,
         "image_embedding": config.output.image_embedding,

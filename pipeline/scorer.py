@@ -31,8 +31,9 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 class Scorer:
     """Scores pairs with a model that it takes over: moved to the device, cast, in eval mode.
 
-    device: a torch device, or "auto" for a GPU if there is one. precision: of the two encoders, or "auto" (see `choose_precision`); the heads,
-    the softmax and the cosine are float32 always. Raises ValueError for a device or precision that cannot be had.
+    device: a torch device, or "auto" for a GPU if there is one. precision: of the two encoders, or "auto" (see
+    `choose_precision`); the heads, the softmax and the cosine are float32 always. Raises ValueError for a device or
+    precision that cannot be had.
     """
 
     def __init__(self, model: BLIP_ITM, device: str | torch.device = "auto", precision: Precision = "auto") -> None:
@@ -49,8 +50,9 @@ class Scorer:
     def score(self, pixels: npt.NDArray[np.uint8], captions: Captions) -> Scores:
         """Score (B, S, S, 3) uint8 RGB pixels against B captions, or B lists of captions.
 
-        S is the model's image size. An image is encoded once for both heads and all of its captions. Scores come in the order of the
-        captions, lists flattened. Raises ValueError for pixels of another type or shape or another number of captions.
+        S is the model's image size. An image is encoded once for both heads and all of its captions. Scores come in the
+        order of the captions, lists flattened. Raises ValueError for pixels of another type or shape or another number of
+        captions.
         """
         self._check(pixels, captions)
         pairs = _flatten(captions)
@@ -116,7 +118,7 @@ def choose_device(device: str | torch.device) -> torch.device:
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The encoders' type. "auto": bfloat16 on GPUs that compute in it (capability 8.0 on), float16 on those before (7.0 on), else float32."""
+    """The encoders' type. "auto": bfloat16 on GPUs of capability 8.0 on, float16 on those of 7.x, else float32."""
     if precision != "auto":
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision!r} is not one of 'auto', {', '.join(map(repr, PRECISIONS))}")

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,11 +77,6 @@ def protocol_of(url: str) -> str:
 def is_local(url: str) -> bool:
     """Whether the URL is of this machine's file system."""
     return protocol_of(url) in {"file", "local"}
-
-
-def join_url(base: str, *names: str) -> str:
-    """The URL of `names` below the folder `base`."""
-    return "/".join([base.rstrip("/"), *(name.strip("/") for name in names)])
 
 
 def open_filesystem(url: str, config: StorageConfig) -> Location:
@@ -263,7 +259,8 @@ def glob_files(pattern: str, config: StorageConfig) -> list[FileInfo]:
 
 def _stored_file(name: str, info: dict[str, Any], protocol: str) -> FileInfo:
     keys = ("ETag", "etag", "blob_id", "md5Hash", "checksum", "mtime", "LastModified", "updated", "created")
-    version = next((str(info[key]) for key in keys if info.get(key)), "")
+    found = next((info[key] for key in keys if info.get(key)), "")
+    version = str(found.timestamp() if isinstance(found, datetime) else found)
     url = name if protocol in {"file", "local", "http", "https"} else f"{protocol}://{name.removeprefix('/')}"
     return FileInfo(url, int(info.get("size") or 0), version.strip('"'))
 

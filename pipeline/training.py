@@ -42,14 +42,14 @@ class Recipe:
     """All that the weights depend on."""
 
     seed: int = 1
-    steps: int = 4_000
+    steps: int = 6_000
     """Learning rate: linear to its peak over `warmup_steps`, constant, linear to zero over the last `decay_share` of the steps."""
-    warmup_steps: int = 150
+    warmup_steps: int = 200
     decay_share: float = 0.3
     scenes: int = 100_000
     """Pictures to draw batches from; each pass words them anew."""
-    batch_size: int = 64
-    learning_rate: float = 1e-3
+    batch_size: int = 32
+    learning_rate: float = 8e-4
     weight_decay: float = 0.05
     max_gradient_norm: float = 1.0
     image_size: int = 112

@@ -28,7 +28,13 @@ STORE = StorageConfig()
 def scored(*rows: tuple[int, int, float | None, str]) -> pa.Table:
     """Rows as replicas hand them on: (shard, row, score, status)."""
     records = [
-        {"shard": shard, "row": row, "itm_score": score, "status": status, "error_message": None if score is not None else "timeout"}
+        {
+            "shard": shard,
+            "row": row,
+            "itm_score": score,
+            "status": status,
+            "error_message": None if score is not None else "timeout",
+        }
         | {"fetch_s": 0.5, "decode_s": 0.25, "score_s": 0.125, "bytes_read": 10}
         for shard, row, score, status in rows
     ]
@@ -108,7 +114,9 @@ def test_a_shard_without_rows_becomes_a_file_without_rows(tmp_path: Path, output
 
 def test_a_restart_finds_what_is_done_and_what_is_staged(manifest: Manifest, output: Output) -> None:
     out.claim(output, overwrite=False)
-    out.stage(output, manifest.shards, scored((0, 0, 0.5, "success"), (0, 1, None, "failed_to_download"), (0, 2, 0.5, "success")))
+    out.stage(
+        output, manifest.shards, scored((0, 0, 0.5, "success"), (0, 1, None, "failed_to_download"), (0, 2, 0.5, "success"))
+    )
     out.stage(output, manifest.shards, successes(0, 3))
     out.commit(output, manifest.shards[0])
     out.stage(output, manifest.shards, successes(1, 1, 2, 3))
@@ -168,9 +176,9 @@ def test_a_clash_of_columns_offers_the_prefix(tmp_path: Path, output: Output) ->
     out.check_columns(manifest, Output(output.url, STORE, SCORES, "capsieve_", {}))
 
 
-def test_the_whole_way_on_s3(s3_folder: str, tmp_path: Path) -> None:
+def test_the_whole_way_on_s3(bucket: str, tmp_path: Path) -> None:
     manifest = make_manifest(tmp_path / "in")
-    output = Output(f"{s3_folder}/out", STORE, SCORES, "p_", {"model": "m"})
+    output = Output(f"{bucket}/out", STORE, SCORES, "p_", {"model": "m"})
     out.claim(output, overwrite=False)
     out.stage(output, manifest.shards, pa.concat_tables([successes(0, 0, 1, 2, 3), successes(1, 0)]))
     out.commit(output, manifest.shards[0])

@@ -16,8 +16,6 @@ from pipeline.progress import Summary, Tracker, plan_chunks
 from pipeline.schema import Receipt
 
 
-
-
 def manifest_of(*rows: int) -> Manifest:
     file = FileInfo("/m/a.parquet", 1, "v")
     shards = tuple(Shard(f"a-{i:05}.parquet", file, 0, n) for i, n in enumerate(rows))
@@ -25,7 +23,9 @@ def manifest_of(*rows: int) -> Manifest:
     return Manifest(shards=shards, columns=columns, captions_are_lists=False, rows=sum(rows), schema=pa.schema([]))
 
 
-def tracker_of(*rows: int, done: dict[str, Counter[tuple[str, str | None]]] | None = None, staged: dict[str, list[int]] | None = None) -> Tracker:
+def tracker_of(
+    *rows: int, done: dict[str, Counter[tuple[str, str | None]]] | None = None, staged: dict[str, list[int]] | None = None
+) -> Tracker:
     parts = {name: np.array(numbers, np.int64) for name, numbers in (staged or {}).items()}
     return Tracker(manifest_of(*rows), Staged(done or {}, parts))
 
@@ -43,7 +43,9 @@ def test_a_fresh_manifest_is_cut_into_chunks_of_one_shard_each() -> None:
 
 
 def test_only_rows_that_no_part_holds_are_planned() -> None:
-    tracker = tracker_of(6, 2, 2, done={"a-00001.parquet": Counter({("success", None): 2})}, staged={"a-00000.parquet": [1, 2, 5]})
+    tracker = tracker_of(
+        6, 2, 2, done={"a-00001.parquet": Counter({("success", None): 2})}, staged={"a-00000.parquet": [1, 2, 5]}
+    )
     assert numbers_of(tracker, 2) == [(0, [0, 3]), (0, [4]), (2, [0, 1])]
     assert tracker.counts == {("success", None): 2}
 

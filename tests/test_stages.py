@@ -165,4 +165,3 @@ def test_blocks_have_the_agreed_schemas(folder: Path) -> None:
     (block,) = blocks_of(folder, url=["0.png"], caption=["a"])
     assert block.schema == IMAGES
     assert score_images(block, EchoScorer(), batch_size=1, lists=False).schema == scored_schema(score_schema(lists=False))
-

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.model.blip_itm import BLIP_ITM, blip_itm
@@ -30,7 +30,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
@@ -41,7 +41,7 @@ def __getattr__(name: str) -> Any:
 class _Package(ModuleType):
     """Keeps `pipeline.model.blip_itm` the function: importing the file of the same name would bind the submodule there."""
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if not (name == "blip_itm" and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 

@@ -60,22 +60,13 @@ class Architecture(NamedTuple):
     def as_hugging_face_config(self) -> dict[str, Any]:
         """The config.json of a `BlipForImageTextRetrieval`. Drop path has no place in it."""
         vit, text = self.vit, self.text
-        same = (
-            "vocab_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-        )
-        same += ("layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob", "pad_token_id", "hidden_act")
         return {
             "architectures": ["BlipForImageTextRetrieval"],
             "model_type": "blip",
             "image_text_hidden_size": self.embed_dim,
             "projection_dim": self.embed_dim,
             "text_config": {"model_type": "blip_text_model", "encoder_hidden_size": text.encoder_width}
-            | {key: value for key, value in text.as_dict().items() if key in same},
+            | {key: value for key, value in text.as_dict().items() if key not in ("encoder_width", "add_cross_attention")},
             "vision_config": {
                 "model_type": "blip_vision_model",
                 "hidden_size": vit.width,
@@ -152,7 +143,7 @@ def _from_hugging_face(config: Mapping[str, Any], inferred: Architecture) -> Arc
     return inferred._replace(vit=vit, text=MedConfig.read(stated))
 
 
-def _compare(key: str, stated: Any, found: Any) -> None:
+def _compare(key: str, stated: object, found: object) -> None:
     if stated != found:
         raise ValueError(f"{key} is {stated!r}, but the tensors say {found}")
 

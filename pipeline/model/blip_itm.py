@@ -153,16 +153,15 @@ def _check_vocabulary(tokenizer: CaptionTokenizer, config: MedConfig) -> None:
     if len(tokenizer) > config.vocab_size:
         raise ValueError(f"the tokenizer has {len(tokenizer)} entries, but vocab_size of med_config is {config.vocab_size}")
     if tokenizer.max_tokens > config.max_position_embeddings:
-        raise ValueError(
-            f"captions have up to {tokenizer.max_tokens} tokens, but max_position_embeddings is {config.max_position_embeddings}"
-        )
+        positions = config.max_position_embeddings
+        raise ValueError(f"captions have up to {tokenizer.max_tokens} tokens, but max_position_embeddings is {positions}")
     if tokenizer.pad_token_id != config.pad_token_id:
         raise ValueError(
             f"[PAD] is {tokenizer.pad_token_id} in the tokenizer, but pad_token_id of med_config is {config.pad_token_id}"
         )
 
 
-def blip_itm(pretrained: str = "", **kwargs: Any) -> BLIP_ITM:
+def blip_itm(pretrained: str = "", **kwargs: Any) -> BLIP_ITM:  # noqa: ANN401 those of BLIP_ITM
     """A BLIP_ITM with `kwargs`, and with the weights of the checkpoint `pretrained` where one is named.
 
     Raises CheckpointError if the checkpoint cannot be read or lacks a tensor of the model; the error lists what is missing.

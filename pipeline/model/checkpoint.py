@@ -1,7 +1,8 @@
 """Weights in and out of BLIP_ITM: the published `.pth`, our own safetensors, and Hugging Face's folder.
 
-Owns reading tensors safely, fitting them to a model, and writing them. Where a checkpoint lies is `source`'s business, what its tensors are
-called `names`', what model they need `architecture`'s. Every failure is a CheckpointError of one line that names the checkpoint.
+Owns reading tensors safely, fitting them to a model, and writing them. Where a checkpoint lies is `source`'s business, what
+its tensors are called `names`', what model they need `architecture`'s. Every failure is a CheckpointError of one line that
+names the checkpoint.
 
 Our own format is a safetensors file with the published tensor names,
   * in a folder: model.safetensors, config.json (`Architecture.as_config`) and vocab.txt (one WordPiece entry a line), or
@@ -53,9 +54,9 @@ def load_checkpoint(
 ) -> LoadedCheckpoint:
     """Put a checkpoint's weights into a model, in place; any of the three formats, anywhere `source.locate` finds it.
 
-    Positions of another image size are resized. LayerNorm's epsilons follow the checkpoint's configuration, where it has one: they are part of the
-    weights. Raises CheckpointError for what cannot be read, for tensors of the wrong shape and for another number of heads; missing
-    tensors are reported, not raised.
+    Positions of another image size are resized. LayerNorm's epsilons follow the checkpoint's configuration, where it has
+    one: they are part of the weights. Raises CheckpointError for what cannot be read, for tensors of the wrong shape and
+    for another number of heads; missing tensors are reported, not raised.
     """
     contents = _read(locate(url_or_filename, storage_options))
     if contents.config is not None:
@@ -94,7 +95,7 @@ def load_model(
     return model.eval()
 
 
-def save_checkpoint(model: BLIP_ITM, path: str | Path, *, format: Format = "safetensors") -> None:  # noqa: A002
+def save_checkpoint(model: BLIP_ITM, path: str | Path, *, format: Format = "safetensors") -> None:
     """Write a model so that `load_model` builds it again, vocabulary included.
 
     "safetensors": our own format, a single file if `path` ends with .safetensors, else a folder. "huggingface": the folder that
@@ -149,10 +150,10 @@ def _read(files: CheckpointFiles) -> _Contents:
     weights = read_weights(files)
     tensors = {name: tensor for name, tensor in weights.tensors.items() if name != POSITION_IDS and not is_foreign(name)}
     try:
-        if weights.vocab is not None:
-            tokenizer = CaptionTokenizer(weights.vocab)
-        else:
-            tokenizer = None if files.vocab is None else CaptionTokenizer(read_vocab(files.vocab))
+        vocab = weights.vocab
+        if vocab is None and files.vocab is not None:
+            vocab = read_vocab(files.vocab)
+        tokenizer = None if vocab is None else CaptionTokenizer(vocab)
     except ValueError as error:
         raise CheckpointError(f"checkpoint {files.name!r}: {error}") from None
     return _Contents(files.name, tensors, weights.config, tokenizer)
@@ -161,11 +162,13 @@ def _read(files: CheckpointFiles) -> _Contents:
 def _adopt(name: str, model: BLIP_ITM, stated: Architecture) -> None:
     """Give the model the constants that its new weights were made for; refuse what cannot be changed."""
     vision, text = model.visual_encoder, model.text_encoder
-    heads = (vision.shape.heads, text.config.num_attention_heads)
-    if heads != (stated.vit.heads, stated.text.num_attention_heads):
-        raise CheckpointError(
-            f"checkpoint {name!r} has {stated.vit.heads} vision and {stated.text.num_attention_heads} text heads, the model {heads[0]} and {heads[1]}"
-        )
+    parts = (
+        ("vision", vision.shape.heads, stated.vit.heads),
+        ("text", text.config.num_attention_heads, stated.text.num_attention_heads),
+    )
+    for part, own, found in parts:
+        if own != found:
+            raise CheckpointError(f"checkpoint {name!r} has {found} {part} heads, the model has {own}")
     vision.set_layer_norm_eps(stated.vit.layer_norm_eps)
     text.set_layer_norm_eps(stated.text.layer_norm_eps)
 
@@ -197,14 +200,14 @@ def _fill(name: str, model: nn.Module, tensors: dict[str, Tensor]) -> KeyReport:
 
 
 def resize_positions(positions: Tensor, tokens: int) -> Tensor:
-    """(1, 1 + g * g, W) -> (1, tokens, W): the grid by bicubic interpolation, CLS kept. Given back as it is where nothing fits."""
+    """(1, 1 + g * g, W) -> (1, tokens, W): the grid by bicubic interpolation, CLS kept. Returned as it is if nothing fits."""
     if positions.ndim != 3 or positions.shape[1] == tokens:
         return positions
     old, new = (int((count - 1) ** 0.5) for count in (positions.shape[1], tokens))
     if (1 + old * old, 1 + new * new) != (positions.shape[1], tokens):
         return positions
     cls, grid = positions[:, :1].float(), positions[:, 1:].float()
-    grid = grid.transpose(1, 2).unflatten(2, (old, old))  # (1, W, g, g)
+    grid = grid.transpose(1, 2).reshape(1, -1, old, old)  # (1, W, g, g)
     grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
     return torch.cat((cls, grid.flatten(2).transpose(1, 2)), dim=1)
 

@@ -24,7 +24,7 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class MedConfig:
-    """Sizes of a text encoder; the names are those of BERT's configuration files. Defaults: BERT base with BLIP's vocabulary."""
+    """Sizes of a text encoder, named as in BERT's configuration files. Defaults: BERT base with BLIP's vocabulary."""
 
     vocab_size: int = 30_524
     hidden_size: int = 768
@@ -160,7 +160,7 @@ class Embeddings(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self-attention, cross-attention to the image where there is one, feed-forward; each adds to its input, then normalises."""
+    """Self-attention, cross-attention to an image if there is one, feed-forward; each adds to its input, then normalises."""
 
     def __init__(self, config: MedConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What tensors are called: the published names, Hugging Face's names for the same tensors, and those that do not belong to BLIP_ITM.
+"""What tensors are called: the published names, Hugging Face's names for the same ones, and what is not BLIP_ITM's.
 
 A table and nothing else: knows nothing of files, shapes or values.
 """

@@ -59,7 +59,7 @@ def pack_captions(image_index: Tensor | None, images: int, captions: int) -> Pac
     index = image_index.detach().to("cpu", torch.int64)
     if index.shape != (captions,):
         raise ValueError(f"image_index must have shape ({captions},), one entry a caption, not {tuple(index.shape)}")
-    if captions and not (0 <= int(index.min()) and int(index.max()) < images):
+    if captions and (int(index.min()) < 0 or int(index.max()) >= images):
         raise ValueError(f"image_index must lie in 0..{images - 1}, not {int(index.min())}..{int(index.max())}")
     counts = torch.bincount(index, minlength=images)
     width = max(1, -(-captions // max(1, int((counts > 0).sum()))))

@@ -22,10 +22,13 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pipeline.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from fsspec.spec import AbstractFileSystem
 
 EMBEDDED_FOLDER = Path(__file__).with_name("demo")
 WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")  # in order of preference: the first runs no pickle
@@ -130,7 +133,7 @@ def _json_object(data: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _has_offsets(entry: Any) -> bool:
+def _has_offsets(entry: object) -> bool:
     offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
     return isinstance(offsets, list) and len(offsets) == 2 and all(isinstance(offset, int) for offset in offsets)
 
@@ -173,19 +176,19 @@ def _download(url: str, options: Options) -> CheckpointFiles:
         return CheckpointFiles(name, _cached(fs, weights[0], weights[0]), by_name.get(CONFIG_NAME), by_name.get(VOCAB_NAME))
 
 
-def _open(url: str, options: Options) -> tuple[Any, str]:
+def _open(url: str, options: Options) -> tuple[AbstractFileSystem, str]:
     from fsspec.core import url_to_fs
 
     fs, path = url_to_fs(url, **options)
     return fs, str(path)
 
 
-def _is_folder(fs: Any, path: str, url: str) -> bool:
+def _is_folder(fs: AbstractFileSystem, path: str, url: str) -> bool:
     # web servers have no folders, and asking them costs a download
     return not url.startswith(("http://", "https://")) and not path.endswith(WEIGHTS_SUFFIXES) and bool(fs.isdir(path))
 
 
-def _cached(fs: Any, path: str, url: str) -> Path:
+def _cached(fs: AbstractFileSystem, path: str, url: str) -> Path:
     """A local copy of one remote file, kept under its URL and version; fetched anew where the server tells no version."""
     info = fs.info(path)
     version = [f"{key}={info[key]}" for key in VERSION_KEYS if info.get(key)]
@@ -260,6 +263,6 @@ def _clear_errors(name: str) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {name!r} not found") from None
-    except Exception as error:  # noqa: BLE001 every store's client has exceptions of its own
+    except Exception as error:  # every store's client has exceptions of its own
         reason = next(iter(str(error).splitlines()), "")
         raise CheckpointError(f"checkpoint {name!r} cannot be read: {type(error).__name__}: {reason}"[:500]) from error

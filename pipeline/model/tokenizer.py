@@ -48,7 +48,8 @@ class CaptionTokenizer:
         self.pad_token_id = ids["[PAD]"]
         self.cls_token_id = ids["[CLS]"]
         self.sep_token_id = ids["[SEP]"]
-        self.bos_token_id, self.enc_token_id = (self._tokenizer.token_to_id(token) for token in BLIP_TOKENS)
+        every = self._tokenizer.get_vocab()
+        self.bos_token_id, self.enc_token_id = (every[token] for token in BLIP_TOKENS)
 
     def __len__(self) -> int:
         """Entries of the vocabulary, [DEC] and [ENC] among them: the least number of word embeddings a model needs."""

@@ -83,7 +83,7 @@ class VisionTransformer(nn.Module):
         self.apply(_init_linear)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, S, S) normalised, float -> (B, 1 + (S / patch)^2, width), CLS first. ValueError if the image has another shape."""
+        """(B, 3, S, S) normalised, float -> (B, 1 + (S / patch)^2, width), CLS first. ValueError for another shape."""
         self._check(image)
         patches = self.patch_embed(image.to(self.cls_token.dtype))
         tokens = torch.cat((self.cls_token.expand(len(patches), -1, -1), patches), dim=1) + self.pos_embed

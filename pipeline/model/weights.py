@@ -1,14 +1,16 @@
 """Weights files: tensors, configuration and vocabulary out of one, and into one.
 
-Owns the two containers (safetensors, PyTorch's zip or pickle, which is opened with `weights_only=True` and nothing else) and the atomic
-write. Names come out as published whatever the file called them. Knows nothing of the model that they belong to.
+Owns the two containers (safetensors, PyTorch's zip or pickle, which is opened with `weights_only=True` and nothing else)
+and the atomic write. Names come out as published whatever the file called them. Knows nothing of models.
 """
 
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import secrets
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -83,7 +85,8 @@ def whole_or_not(path: Path, write: Callable[[Path], object]) -> None:
 def _read_safetensors(files: CheckpointFiles) -> _Raw:
     try:
         with safe_open(files.weights, framework="pt", device="cpu") as file:
-            return _Raw({name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118 not a mapping
+            names = file.keys()
+            return _Raw({name: file.get_tensor(name) for name in names}, file.metadata() or {})
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"checkpoint {files.name!r} is not a valid safetensors file: {_first_line(error)}") from error
 
@@ -92,8 +95,9 @@ def _read_pickle(files: CheckpointFiles) -> _Raw:
     # only the zip layout can be mapped; mapping halves the memory that loading takes
     can_map = zipfile.is_zipfile(files.weights)
     try:
-        payload = torch.load(files.weights, map_location="cpu", weights_only=True, mmap=can_map or None)
-    except Exception as error:  # noqa: BLE001 a broken or hostile pickle can raise anything
+        with warnings.catch_warnings(action="ignore"):  # torch's remarks on foreign pickles; what they lead to is an error
+            payload = torch.load(files.weights, map_location="cpu", weights_only=True, mmap=can_map or None)
+    except Exception as error:  # a broken or hostile pickle can raise anything
         raise CheckpointError(_why_refused(files.name, error)) from error
     if not isinstance(payload, Mapping):
         raise CheckpointError(f"{files.name!r} is not a checkpoint: it holds a {type(payload).__name__}, not tensors by name")
@@ -103,11 +107,12 @@ def _read_pickle(files: CheckpointFiles) -> _Raw:
 
 
 def _why_refused(name: str, error: Exception) -> str:
-    unsafe = re.search(r"(?:GLOBAL|global) (`?[\w.]+`?)|function `?([\w.]+)`? ", str(error))
-    if unsafe is not None and "weights_only" in str(error):
-        what = (unsafe[1] or unsafe[2]).strip("`")
-        return f"checkpoint {name!r} refused: opening this pickle would run code ({what}); it must hold tensors only"
-    return f"{name!r} is not a checkpoint: PyTorch cannot read it: {type(error).__name__}: {_first_line(error)}"[:400]
+    if not isinstance(error, pickle.UnpicklingError):
+        return f"{name!r} is not a checkpoint: PyTorch cannot read it: {type(error).__name__}: {_first_line(error)}"[:400]
+    # torch's own text advises to switch the protection off
+    unsafe = re.search(r"GLOBAL `?([\w.]+)", str(error))
+    what = f"opening it would run code ({unsafe[1]})" if unsafe else "its pickle is damaged or holds more than tensors"
+    return f"checkpoint {name!r} refused: {what}; a checkpoint must hold tensors only"
 
 
 def _tensors(name: str, state: Mapping[Any, Any]) -> dict[str, Tensor]:
@@ -123,7 +128,7 @@ def _tensors(name: str, state: Mapping[Any, Any]) -> dict[str, Tensor]:
     return tensors
 
 
-def _json(name: str, text: Any) -> dict[str, Any] | None:
+def _json(name: str, text: str | bytes | None) -> dict[str, Any] | None:
     if text is None:
         return None
     try:

@@ -1,0 +1,268 @@
+"""The whole stream on a real Ray cluster: every row exactly once, at its place, whatever becomes of it."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from PIL import Image
+
+from pipeline import dataflow, output, run, storage
+from pipeline.commandline import load
+from pipeline.config import Config, StorageConfig
+from pipeline.errors import OutputError, StorageError
+from pipeline.local_s3 import LocalS3
+from pipeline.progress import Plan, Progress, Summary, plan_chunks
+from tests.echo import EchoScorer
+from tests.tiny import tiny_checkpoint
+
+pytestmark = pytest.mark.slow
+
+
+class Recorder:
+    """A listener that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.plans: list[Plan] = []
+        self.progress: list[Progress] = []
+
+    def starting(self, what: str) -> None:
+        pass
+
+    def planned(self, plan: Plan) -> None:
+        self.plans.append(plan)
+
+    def progressed(self, progress: Progress) -> None:
+        self.progress.append(progress)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster(s3: LocalS3) -> Iterator[None]:
+    """One cluster for all runs of this file: workers stay warm, and have the S3 server's credentials in their environment."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in s3.env().items():
+            environment.setenv(name, value)
+        with dataflow.cluster(Config()):
+            yield
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+def png(grey: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10), (grey, grey, grey)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def manifest_table(rows: int, offset: int = 0) -> pa.Table:
+    """Greys and caption lengths that no two neighbours share; every seventh image is junk, every eleventh caption missing."""
+    numbers = range(offset, offset + rows)
+    return pa.table(
+        {
+            "key": pa.array([f"k{n}" for n in numbers]),
+            "image": [b"junk" if n % 7 == 0 else png(n % 256) for n in numbers],
+            "caption": pa.array([None if n % 11 == 0 else "x" * (n % 50 + 1) for n in numbers]),
+            "weird": pa.array([[{"a": n, "b": None}] for n in numbers], pa.list_(pa.struct([("a", pa.int16()), ("b", pa.float64())]))),
+            "tag": pa.array([f"t{n % 3}" for n in numbers]).dictionary_encode(),
+        }
+    )
+
+
+def check(row: dict[str, Any], number: int) -> None:
+    """A row's columns are those of its own image and caption."""
+    assert row["key"] == f"k{number}"
+    if number % 11 == 0:
+        assert (row["status"], row["error_message"], row["itm_score"]) == ("invalid_row", "no caption", None)
+    elif number % 7 == 0:
+        assert (row["status"], row["error_message"], row["itm_score"]) == ("failed_to_decode", "not an image", None)
+    else:
+        assert row["status"] == "success"
+        assert row["itm_logit"] == pytest.approx(number % 256 / 255, abs=1e-6)
+        assert row["itc_similarity"] == pytest.approx((number % 50 + 1) / 1000)
+
+
+def config_of(manifest: str, out: str, checkpoint: str, **sections: dict[str, Any]) -> Config:
+    compute = {"chunk_rows": 100, "block_rows": 16}
+    settings: dict[str, Any] = {"input": {"manifest": manifest}, "output": {"path": out}, "model": {"checkpoint": checkpoint}, "compute": compute}
+    for section, values in sections.items():
+        settings[section] = settings.get(section, {}) | values
+    return load(None, settings)
+
+
+def score(config: Config, recorder: Recorder | None = None) -> Summary:
+    return run.score(config, recorder or Recorder(), EchoScorer)
+
+
+def read(url: str) -> pa.Table:
+    return pq.read_table(pa.BufferReader(storage.read_bytes(url, StorageConfig())))
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_every_row_comes_out_once_at_its_place(where: str, tmp_path: Path, request: pytest.FixtureRequest, checkpoint: str) -> None:
+    base = request.getfixturevalue("bucket") if where == "s3" else str(tmp_path)
+    tables = {"a/one": manifest_table(230), "b/two": manifest_table(90, offset=500), "b/empty": manifest_table(0)}
+    for name, table in tables.items():
+        sink = io.BytesIO()
+        pq.write_table(table, sink, row_group_size=64)
+        storage.write_bytes(f"{base}/in/{name}.parquet", sink.getvalue(), StorageConfig())
+    recorder = Recorder()
+    config = config_of(f"{base}/in", f"{base}/out", checkpoint, output={"rows_per_output_file": 100})
+    summary = score(config, recorder)
+
+    for name, table in tables.items():
+        shards = [shard.name for shard in recorder.plans[0].manifest.shards if shard.name.startswith(name)]
+        scored = pa.concat_tables([read(f"{base}/out/{shard}") for shard in shards], promote_options="permissive")
+        assert scored.select(table.column_names).cast(table.schema).equals(table), "input columns, bit for bit, in order"
+        for index, row in enumerate(scored.to_pylist()):
+            check(row, index + (500 if name == "b/two" else 0))
+    success = json.loads(storage.read_bytes(f"{base}/out/_SUCCESS", StorageConfig()))
+    assert (success["rows"], sum(success["status"].values()), summary.rows_scored) == (320, 320, 320)
+    left = [file.url for file in storage.list_files(f"{base}/out", StorageConfig()) if "_staging" in file.url]
+    assert left == []
+
+
+def test_the_same_command_again_does_nothing_and_new_files_are_scored(tmp_path: Path, checkpoint: str) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(manifest_table(40), tmp_path / "in" / "day1.parquet")
+    config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint)
+    assert score(config).rows_scored == 40
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.parquet")}
+    again = score(config)
+    assert (again.rows_scored, again.rows, sum(again.counts.values())) == (0, 40, 40)
+    pq.write_table(manifest_table(30, offset=40), tmp_path / "in" / "day2.parquet")
+    assert score(config).rows_scored == 30
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.parquet")}
+    assert before.items() <= after.items(), "finished files are not touched"
+    assert len(after) == 2
+
+
+def test_a_restart_scores_only_rows_that_no_part_holds(tmp_path: Path, checkpoint: str) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(manifest_table(60), tmp_path / "in" / "m.parquet")
+    config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint)
+    job = run.prepare(config, Recorder())
+    resources = dataflow.plan_resources(config)
+    (chunk,) = plan_chunks(job.tracker, 100)
+    some = chunk._replace(ranges=((5, 25),))  # a run that died after it had staged these
+    dataset = dataflow.build(config, job.manifest, [some], EchoScorer, job.output, resources=resources, image_size=job.model.image_size)
+    assert sum(len(receipt.rows) for receipt in dataflow.receipts(dataset)) == 20
+
+    recorder = Recorder()
+    summary = score(config, recorder)
+    assert (recorder.plans[0].rows_done, summary.rows_scored) == (20, 40)
+    for number, row in enumerate(read(str(tmp_path / "out" / "m-00000.parquet")).to_pylist()):
+        check(row, number)
+
+
+def test_a_run_that_died_before_its_commit_is_committed_without_scoring(tmp_path: Path, checkpoint: str) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(manifest_table(30), tmp_path / "in" / "m.parquet")
+    config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint)
+    job = run.prepare(config, Recorder())
+    dataset = dataflow.build(
+        config, job.manifest, plan_chunks(job.tracker, 100), EchoScorer, job.output,
+        resources=dataflow.plan_resources(config), image_size=job.model.image_size,
+    )  # fmt: skip
+    list(dataflow.receipts(dataset))
+    assert score(config).rows_scored == 0
+    assert read(str(tmp_path / "out" / "m-00000.parquet")).num_rows == 30
+
+
+def test_another_model_is_refused(tmp_path: Path, checkpoint: str) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(manifest_table(10), tmp_path / "in" / "m.parquet")
+    score(config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint))
+    other = tiny_checkpoint(tmp_path, seed=1)
+    with pytest.raises(OutputError, match="model_sha256 was"):
+        score(config_of(str(tmp_path / "in"), str(tmp_path / "out"), other))
+
+
+def test_the_stages_are_operators_of_their_own_without_gpus(tmp_path: Path, checkpoint: str) -> None:
+    """Ray fuses neighbours of equal resources: one actor would then read, decode and score in turn."""
+    (tmp_path / "in").mkdir()
+    pq.write_table(manifest_table(60), tmp_path / "in" / "m.parquet")
+    config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint, compute={"chunk_rows": 20})
+    job = run.prepare(config, Recorder())
+    dataset = dataflow.build(
+        config, job.manifest, plan_chunks(job.tracker, 20), EchoScorer, job.output,
+        resources=dataflow.plan_resources(config), image_size=job.model.image_size,
+    )  # fmt: skip
+    list(dataflow.receipts(dataset))
+    operators = [line for line in dataset.stats().splitlines() if line.startswith("Operator")]
+    names = [line.split(":")[0].split(" ", 2)[2] for line in operators]
+    assert len(names) == 3, names
+    assert "fetch" in names[0]
+    assert "Replica" in names[1]
+    assert "stage" in names[2]
+    assert not any("->" in name for name in names), names
+
+
+def test_a_block_of_the_fetch_stage_stays_one_block(tmp_path: Path, checkpoint: str) -> None:
+    """Parts are as many as blocks: Ray neither merges nor cuts what the fetch stage yields."""
+    (tmp_path / "in").mkdir()
+    images = [png(n % 256) for n in range(96)]
+    pq.write_table(pa.table({"image": images, "caption": ["c"] * 96}), tmp_path / "in" / "m.parquet")
+    config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint, compute={"chunk_rows": 96, "block_rows": 16})
+    job = run.prepare(config, Recorder())
+    dataset = dataflow.build(
+        config, job.manifest, plan_chunks(job.tracker, 96), EchoScorer, job.output,
+        resources=dataflow.plan_resources(config), image_size=job.model.image_size,
+    )  # fmt: skip
+    assert [len(receipt.rows) for receipt in dataflow.receipts(dataset)] == [16] * 6
+
+
+def test_lists_of_captions_and_embeddings_and_a_prefix(tmp_path: Path, checkpoint: str) -> None:
+    (tmp_path / "in").mkdir()
+    captions = [["a", "bb"], ["ccc"], [], None, ["d", None]]
+    table = pa.table({"image": [png(50 * n) for n in range(5)], "captions": captions, "status": range(5)})
+    pq.write_table(table, tmp_path / "in" / "m.parquet")
+    score(config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint, output={"column_prefix": "c_", "image_embedding": True}))
+    rows = read(str(tmp_path / "out" / "m-00000.parquet")).to_pylist()
+    assert [row["status"] for row in rows] == [0, 1, 2, 3, 4]
+    assert rows[0]["c_itc_similarity"] == pytest.approx([0.001, 0.002])
+    assert rows[4]["c_itc_similarity"] == [pytest.approx(0.001), None]
+    assert [row["c_status"] for row in rows] == ["success", "success", "invalid_row", "invalid_row", "success"]
+    assert rows[1]["c_image_embedding"][:3] == pytest.approx([50 / 255] * 3, abs=1e-6)
+
+
+def test_the_real_model_scores_as_it_does_alone(tmp_path: Path, checkpoint: str) -> None:
+    from pipeline.images import decode
+    from pipeline.scorer import load_scorer
+
+    (tmp_path / "in").mkdir()
+    captions = [f"a grey of {n}, {'very ' * n}dark" for n in range(40)]
+    pq.write_table(pa.table({"image": [png(6 * n) for n in range(40)], "caption": captions}), tmp_path / "in" / "m.parquet")
+    config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint)
+    run.score(config, Recorder())
+    rows = read(str(tmp_path / "out" / "m-00000.parquet")).to_pylist()
+    scorer = load_scorer(checkpoint, device="cpu")
+    for number, row in enumerate(rows):
+        alone = scorer.score(decode(png(6 * number), 32)[None], [captions[number]])
+        assert row["itm_score"] == pytest.approx(float(alone.itm_score[0]), abs=1e-5)
+        assert row["itc_similarity"] == pytest.approx(float(alone.itc_similarity[0]), abs=1e-5)
+        assert row["caption_truncated"] == (row["caption_tokens"] > 35)
+
+
+def test_a_worker_s_user_error_reaches_the_driver_as_itself(tmp_path: Path, checkpoint: str) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(manifest_table(30), tmp_path / "in" / "m.parquet")
+    config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint)
+    job = run.prepare(config, Recorder())
+    blocked = output.Output(str(tmp_path / "in" / "m.parquet"), config.storage, job.output.scores, "", {})  # a file, no folder
+    dataset = dataflow.build(
+        config, job.manifest, plan_chunks(job.tracker, 100), EchoScorer, blocked,
+        resources=dataflow.plan_resources(config), image_size=job.model.image_size,
+    )  # fmt: skip
+    with pytest.raises(StorageError):
+        list(dataflow.receipts(dataset))
+    assert ray.is_initialized()

@@ -68,8 +68,8 @@ class Console:
     """Shows a run. The `Listener` of `pipeline.run`; a context manager, because the live line owns the terminal's last line."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.terminal = Terminal(stderr=True, quiet=quiet, highlight=False)
-        self.results = Terminal(quiet=quiet, highlight=False)
+        self.terminal = Terminal(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.results = Terminal(quiet=quiet, highlight=False, soft_wrap=True)
         self._spinner: Spinner | None = None
         self._logged_s = time.monotonic()
         self._line = ""
@@ -134,7 +134,7 @@ class Console:
             )
         else:
             self.results.print("everything was done already")
-        self.results.print(f"{summary.rows:,} rows in {_count(summary.shards, 'file')} below {summary.output}", soft_wrap=True)
+        self.results.print(f"{summary.rows:,} rows in {_count(summary.shards, 'file')} below {summary.output}")
 
 
 def progress_line(progress: Progress) -> str:

@@ -16,13 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import StorageConfig
-from pipeline.scenes.captions import describe, word
+from pipeline.scenes.captions import Claim, describe, word
 from pipeline.scenes.negatives import change_one_word, other_scene
-from pipeline.scenes.render import to_jpeg
-from pipeline.scenes.scene import DEMO, sample_scene
+from pipeline.scenes.render import render_jpeg
+from pipeline.scenes.scene import DEMO, Scene, sample_scene
 from pipeline.storage import write_bytes
 
 BUCKET = "capsieve-demo"
+MANIFEST = "manifest"
 MANIFEST_FILES = 4
 UPLOAD_THREADS = 8
 
@@ -63,52 +64,64 @@ class Addresses(NamedTuple):
         return f"{self.endpoint}/{BUCKET}/{key}"
 
 
-def fill(addresses: Addresses, n_scenes: int) -> str:
-    """Upload pictures and manifest; returns the URL of the manifest's folder. The environment must hold the credentials."""
-    rows: list[Row] = []
-    with ThreadPoolExecutor(UPLOAD_THREADS) as pool:
-        rows += pool.map(lambda index: _scene_row(addresses, index, n_scenes), range(n_scenes))
-    rows += broken_rows(addresses)
-    random.Random(0).shuffle(rows)  # noqa: S311
-    for index, part in enumerate(_split(rows, MANIFEST_FILES)):
-        _upload(addresses.s3(f"manifest/part-{index:02d}.parquet"), manifest_bytes(part))
-    return addresses.s3("manifest")
+class Contents(NamedTuple):
+    """All that is put into the bucket."""
+
+    objects: dict[str, bytes]  # by key, the manifest's files left out
+    rows: list[Row]  # of the manifest, in its order
 
 
-def _scene_row(addresses: Addresses, index: int, n_scenes: int) -> Row:
-    """Upload a picture; half of them are named by s3:// URLs, half by http."""
-    scene, key = sample_scene(DEMO, index), f"images/{index:05d}.jpg"
-    _upload(addresses.s3(key), to_jpeg(scene))
-    kind = KINDS[index % len(KINDS)]
-    rng = random.Random(f"demo/{index}")
-    claim = describe(scene, rng)
+def make_contents(addresses: Addresses, n_scenes: int) -> Contents:
+    """One row a scene, half of them with s3:// URLs and half with http, and the rows that must fail among them."""
+    objects, rows = _broken(addresses)
+    for index in range(n_scenes):
+        key = f"images/{index:05d}.jpg"
+        scene, kind = sample_scene(DEMO, index), KINDS[index % len(KINDS)]
+        objects[key] = render_jpeg(scene)
+        caption = word(_claim(scene, kind, n_scenes, random.Random(f"demo/{index}")), f"demo/{index}")
+        rows.append(Row(addresses.s3(key) if index % 8 < 4 else addresses.http(key), caption, kind, None))
+    random.Random(0).shuffle(rows)
+    return Contents(objects, rows)
+
+
+def _claim(scene: Scene, kind: Kind, n_scenes: int, rng: random.Random) -> Claim:
     if kind is Kind.WRONG:
-        claim = other_scene(scene, DEMO, rng, n_scenes)
-    elif kind is Kind.SLIGHTLY_WRONG:
-        claim = change_one_word(claim, scene, rng).claim
-    url = addresses.s3(key) if index % 8 < 4 else addresses.http(key)
-    return Row(url, word(claim, f"demo/{index}"), kind, None)
+        return other_scene(scene, DEMO, rng, n_scenes)
+    claim = describe(scene, rng)
+    return change_one_word(claim, scene, rng).claim if kind is Kind.SLIGHTLY_WRONG else claim
 
 
-def broken_rows(addresses: Addresses) -> list[Row]:
-    """Rows that fail, each for another reason; uploads what they need."""
-    good = to_jpeg(sample_scene(DEMO, 0))
-    page = b"<!DOCTYPE html><html><body><h1>This image is no longer available</h1></body></html>"
-    for key, data in {"broken/cut.jpg": good[: len(good) // 2], "broken/noise.jpg": bytes(range(1, 256)) * 8, "broken/page.jpg": page}.items():
-        _upload(addresses.s3(key), data)
+def _broken(addresses: Addresses) -> Contents:
+    """Rows that fail, each for another reason, and what they need."""
+    good = render_jpeg(sample_scene(DEMO, 0))
+    objects = {
+        "broken/cut.jpg": good[: len(good) // 2],
+        "broken/noise.jpg": bytes(range(1, 256)) * 8,
+        "broken/page.jpg": b"<!DOCTYPE html><html><body><h1>This image is no longer available</h1></body></html>",
+    }
     cases: list[tuple[str | None, str | None, str]] = [
         (addresses.s3("images/missing.jpg"), "a red circle", "no such object"),
         (addresses.http("images/missing.jpg"), "a blue square", "no such page"),
-        (addresses.s3("broken/cut.jpg"), "a green star", "the second half of the file is missing"),
+        (addresses.s3("broken/cut.jpg"), "a green star", "half of the file is missing"),
         (addresses.s3("broken/noise.jpg"), "two hearts", "not an image"),
-        (addresses.http("broken/page.jpg"), "a yellow cross", "a web page instead of an image"),
+        (addresses.http("broken/page.jpg"), "a yellow cross", "a web page, not an image"),
         (f"http://{addresses.silent}/slow.jpg", "a purple triangle", "a server that never answers"),
-        ("http://169.254.169.254/latest/meta-data/logo.png", "three stars", "a cloud's metadata service: private"),
-        ("ftp://example.org/picture.jpg", "an orange heart", "an address that is not fetched"),
+        ("http://169.254.169.254/latest/meta-data/logo.png", "three stars", "a cloud's metadata service"),
+        ("ftp://example.org/picture.jpg", "an orange heart", "a protocol that is not fetched"),
         (None, "a white circle", "no URL"),
         (addresses.s3("images/00000.jpg"), None, "no caption"),
     ]
-    return [Row(url, caption, Kind.BROKEN, note) for url, caption, note in cases]
+    return Contents(objects, [Row(url, caption, Kind.BROKEN, note) for url, caption, note in cases])
+
+
+def upload(contents: Contents, addresses: Addresses) -> str:
+    """Fill the bucket; returns the URL of the manifest's folder. Credentials are taken from the environment."""
+    files = dict(contents.objects)
+    for index, part in enumerate(_split(contents.rows, MANIFEST_FILES)):
+        files[f"{MANIFEST}/part-{index:02d}.parquet"] = manifest_bytes(part)
+    with ThreadPoolExecutor(UPLOAD_THREADS) as pool:
+        list(pool.map(lambda item: write_bytes(addresses.s3(item[0]), item[1], StorageConfig()), files.items()))
+    return addresses.s3(MANIFEST)
 
 
 def manifest_bytes(rows: Sequence[Row]) -> bytes:
@@ -122,7 +135,3 @@ def manifest_bytes(rows: Sequence[Row]) -> bytes:
 def _split(rows: Sequence[Row], parts: int) -> Iterator[Sequence[Row]]:
     for part in range(parts):
         yield rows[len(rows) * part // parts : len(rows) * (part + 1) // parts]
-
-
-def _upload(url: str, data: bytes) -> None:
-    write_bytes(url, data, StorageConfig())

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -58,19 +61,49 @@ def cluster(config: Config) -> Iterator[None]:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # else our own errors are lost in a wrapping that forgets its cause
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
     if ray.is_initialized():
         yield
         return
     try:
-        ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
+        with _own_signals(), _silent_stderr():
+            ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
     except ConnectionError as error:
         raise ConfigError(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}; see --compute.address") from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep the program's handlers: ray.init puts ones of its own in their place, which print a native stack and exit."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Ray's native code announces its log level on file descriptor 2, whatever that level is. Failures are exceptions."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nothing:  # noqa: PTH123 a descriptor is wanted
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def plan_resources(config: Config) -> Resources:

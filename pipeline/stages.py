@@ -22,7 +22,6 @@ import pyarrow as pa
 from pipeline.config import Config
 from pipeline.errors import DecodeError, InvalidRowError, RowError
 from pipeline.fetch import Fetcher, FetchRequest
-from pipeline.images import decode_image
 from pipeline.manifest import Columns, Manifest, base_url, read_rows
 from pipeline.schema import IMAGES, CaptionLengths, Reason, ScorerProtocol, Scores, Status, score_schema, scored_schema
 
@@ -159,6 +158,8 @@ def _reference(url: str | None) -> str | None:
 
 
 def _decode(record: ImageRecord, data: bytes, config: Config, image_size: int) -> None:
+    from pipeline.images import decode_image  # brings torch, which a driver must not pay for
+
     began = time.perf_counter()
     record.data = None
     record.bytes_read = len(data)

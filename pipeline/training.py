@@ -46,6 +46,8 @@ class Recipe:
     """Learning rate: linear to its peak over `warmup_steps`, constant, linear to zero over the last `decay_share` of the steps."""
     warmup_steps: int = 200
     decay_share: float = 0.3
+    ramp_steps: int = 800
+    """Steps over which ITM's false pairs go from any of the batch to hard ones: cross-attention learns nothing from hard ones alone."""
     scenes: int = 100_000
     """Pictures to draw batches from; each pass words them anew."""
     batch_size: int = 32
@@ -105,6 +107,11 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * max(0.0, min(1.0, warm, left))
 
 
+def hardness(recipe: Recipe, step: int) -> float:
+    """From 0 to 1: how much ITC similarity decides which false pairs ITM sees, and the weight of one-word-changed captions."""
+    return min(1.0, step / recipe.ramp_steps) if recipe.ramp_steps else 1.0
+
+
 def batch_indices(recipe: Recipe, step: int) -> npt.NDArray[np.int64]:
     """(B,) scene numbers of a step: each pass goes through all scenes in an order of its own, and drops a last partial batch."""
     steps_per_pass = recipe.scenes // recipe.batch_size
@@ -119,8 +126,8 @@ def normalise(pixels: Pixels) -> Tensor:
     return image.sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
 
 
-def compute_losses(model: BLIP_ITM, temperature: Tensor, image: Tensor, batch: Batch) -> Losses:
-    """Both losses of a batch of B images, float (B, 3, S, S). Draws hard negatives from torch's global generator."""
+def compute_losses(model: BLIP_ITM, temperature: Tensor, image: Tensor, batch: Batch, hard: float = 1.0) -> Losses:
+    """Both losses of a batch of B images, float (B, 3, S, S), at a `hardness`. Draws negatives from torch's global generator."""
     fits = torch.from_numpy(batch.fits)  # (B, n)
     image_tokens = model.encode_image(image)
     ids, mask = model.tokenize(batch.captions + batch.changed)  # (2 n, L): true captions, then changed ones
@@ -129,15 +136,17 @@ def compute_losses(model: BLIP_ITM, temperature: Tensor, image: Tensor, batch: B
     owner = torch.arange(n) // CAPTIONS_PER_SCENE
     itc = contrastive_loss(similarity, fits, owner)
     with torch.no_grad():
-        hard_caption, hard_image = draw_hard_negatives(similarity, fits)
+        hard_caption, hard_image = draw_hard_negatives(similarity * hard, fits)
     first = torch.arange(0, n, CAPTIONS_PER_SCENE)
     images = torch.arange(len(image))
     rows = torch.cat((torch.arange(2 * n), hard_caption, first))  # a caption each
     of_image = torch.cat((owner, owner, images, hard_image))  # and the image it is shown with
     logits = _match_logits(model, image_tokens, ids[rows], mask[rows], of_image)
     labels = (torch.arange(len(rows)) < n).long()
-    accuracy = (logits.argmax(dim=1) == labels).float().mean()
-    return Losses(itc, F.cross_entropy(logits, labels), accuracy)
+    weights = torch.ones(len(rows))
+    weights[n : 2 * n] = hard
+    itm = (F.cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()
+    return Losses(itc, itm, (logits.argmax(dim=1) == labels).float().mean())
 
 
 def contrastive_loss(similarity: Tensor, fits: Tensor, owner: Tensor) -> Tensor:
@@ -216,7 +225,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         temperature = self.log_temperature.exp()
-        losses = compute_losses(self.model, temperature, normalise(self.pixels[indices]), batch)
+        image = normalise(self.pixels[indices])
+        losses = compute_losses(self.model, temperature, image, batch, hardness(self.recipe, self.step))
         loss = losses.itc + losses.itm
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -11,7 +11,7 @@ from pipeline.schema import Captions, CaptionLengths, Scores
 
 
 class EchoScorer:
-    """itm logits (0, mean of the pixels / 255), itc the caption's length / 1000, embedding the mean of each colour."""
+    """itm logits (0, mean of the pixels / 255), itc the caption's length / 1000, embedding (32 wide) the mean of each colour, over and over."""
 
     def score(self, pixels: npt.NDArray[np.uint8], captions: Captions) -> Scores:
         nested = [[own] if isinstance(own, str) else list(own) for own in captions]
@@ -23,7 +23,7 @@ class EchoScorer:
             itm_logits=logits,
             itm_score=(1 / (1 + np.exp(-match))).astype(np.float32),
             itc_similarity=np.array([len(text) / 1000 for text in texts], np.float32),
-            image_embedding=means.astype(np.float32),
+            image_embedding=np.tile(means, 11)[:, :32].astype(np.float32),
         )
 
     def caption_lengths(self, captions: Sequence[str]) -> CaptionLengths:

@@ -72,7 +72,7 @@ _CLEAN_URL = re.compile(r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2}
 _LOOKS_NUMERIC = re.compile(r"(?:0[xX][0-9a-fA-F]*|[0-9]+)(?:\.(?:0[xX][0-9a-fA-F]*|[0-9]*))*")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*)")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,253}[a-z0-9]")
-STORE_SCHEMES = frozenset({"s3", "gs", "az"})
+STORE_SCHEMES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az"}  # and what we call them
 
 
 class WebAddress(NamedTuple):
@@ -138,7 +138,7 @@ def locate(url: str, policy: Policy) -> Address:
     if scheme in ("http", "https"):
         return WebAddress(web_url(url, policy))
     if scheme in STORE_SCHEMES:
-        return _object_address(scheme, url[match.end() :])
+        return _object_address(STORE_SCHEMES[scheme], url[match.end() :])
     if scheme == "file":
         return FilePath(_file_url_path(url))
     raise FetchError(Reason.REFUSED_SCHEME)
@@ -164,11 +164,13 @@ def _relative(path: str, policy: Policy) -> Address:
         return FilePath(str(Path(policy.base, path)))
     if scheme in ("http", "https"):
         return WebAddress(web_url(f"{policy.base.rstrip('/')}/{path}", policy))
+    if scheme not in STORE_SCHEMES:
+        raise FetchError(Reason.REFUSED_SCHEME)
     bucket, _, prefix = rest.partition("/")
     key = posixpath.normpath(posixpath.join(prefix, path))
     if key.startswith(".."):
         raise FetchError(Reason.REFUSED_PATH)
-    return _object_address(scheme, f"//{bucket}/{key}")
+    return _object_address(STORE_SCHEMES[scheme], f"//{bucket}/{key}")
 
 
 def _object_address(scheme: str, rest: str) -> ObjectAddress:

@@ -1,7 +1,8 @@
 """Bytes behind http(s) URLs: one aiohttp session, hops followed by hand, limits enforced while reading.
 
 Every hop and every address goes through the policy. Nothing of us is sent but a User-Agent: no cookies, no credentials, no
-proxies from the environment. Knows nothing of retries, order or other kinds of address.
+proxies from the environment. Knows nothing of retries (though aiohttp asks once more, over a new connection, where one was
+closed without an answer), order or other kinds of address.
 """
 
 from __future__ import annotations

@@ -34,10 +34,11 @@ class Packing(NamedTuple):
 
     def pack(self, per_caption: Tensor) -> Tensor:
         """(n, L, H) -> (groups, width * L, H); empty slots are zero."""
+        _, length, width = per_caption.shape
         if self.slot is not None:
-            slots = per_caption.new_zeros((self.groups * self.width, *per_caption.shape[1:]))
+            slots = per_caption.new_zeros((self.groups * self.width, length, width))
             per_caption = slots.index_copy(0, self.slot, per_caption)
-        return per_caption.reshape(self.groups, -1, per_caption.shape[-1])
+        return per_caption.reshape(self.groups, self.width * length, width)
 
     def unpack(self, packed: Tensor, length: int) -> Tensor:
         """(groups, width * length, H) -> (n, length, H): the inverse of `pack`."""

@@ -123,11 +123,9 @@ async def _busy_once(server: HostileServer, writer: Writer) -> None:
     writer.write(response("429 Too Many Requests", b"", "Retry-After: 0") if first else response())
 
 
-async def _reset_once(server: HostileServer, writer: Writer) -> None:
-    if server.hits["/reset-once"] == 1:
-        writer.transport.abort()
-    else:
-        writer.write(response())
+async def _cut_once(server: HostileServer, writer: Writer) -> None:
+    whole = response()
+    writer.write(whole[:5000] if server.hits["/cut-once"] == 1 else whole)
 
 
 async def _echo(server: HostileServer, writer: Writer) -> None:
@@ -144,7 +142,7 @@ LIVE: dict[str, Handler] = {
     "/reset": _reset,
     "/hang-up": _hang_up,
     "/busy-once": _busy_once,
-    "/reset-once": _reset_once,
+    "/cut-once": _cut_once,
     "/echo": _echo,
 }
 
@@ -169,21 +167,30 @@ class HostileServer:
         return f"{'https' if self._tls else 'http'}://{host}:{self.port}{path}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: Writer) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            request = await reader.readuntil(b"\r\n\r\n")
-            path = request.split(b" ")[1].decode().partition("?")[0]
-            self.hits[path] += 1
-            self.last_request = request
-            self.at_once += 1
-            self.most_at_once = max(self.most_at_once, self.at_once)
-            try:
-                await self._respond(path, writer)
-            finally:
-                self.at_once -= 1
-            await writer.drain()
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            reusable = True
+            while reusable and not writer.is_closing():
+                first = await reader.readexactly(1)
+                if first == b"\x16":  # a TLS handshake
+                    writer.write(response("400 Bad Request"))
+                    break
+                request = first + await reader.readuntil(b"\r\n\r\n")
+                path = request.split(b" ")[1].decode().partition("?")[0]
+                self.hits[path] += 1
+                self.last_request = request
+                self.at_once += 1
+                self.most_at_once = max(self.most_at_once, self.at_once)
+                try:
+                    reusable = await self._respond(path, writer)
+                finally:
+                    self.at_once -= 1
+                await writer.drain()
         writer.close()
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await writer.wait_closed()
 
-    async def _respond(self, path: str, writer: Writer) -> None:
+    async def _respond(self, path: str, writer: Writer) -> bool:
+        """Whether the connection may be used again."""
         if path in LIVE:
             await LIVE[path](self, writer)
         elif path in self.redirects:
@@ -195,6 +202,8 @@ class HostileServer:
             writer.write(response(body=b"x" * int(path.removeprefix("/bytes/").partition("/")[0])))
         else:
             writer.write(FIXED.get(path, response("404 Not Found")))
+            return path == "/ok"
+        return path.startswith(("/number/", "/bytes/"))
 
     async def _start(self) -> asyncio.Server:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls, backlog=1000)

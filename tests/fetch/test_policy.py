@@ -134,6 +134,8 @@ def test_urls_that_are_fetched(url: str, requested: str) -> None:
     [
         (None, "s3://bucket/a b?c#d%20.jpg", ObjectAddress("s3", "bucket", "a b?c#d%20.jpg")),
         (None, "GS://bucket/key", ObjectAddress("gs", "bucket", "key")),
+        (None, "gcs://bucket/key", ObjectAddress("gs", "bucket", "key")),
+        (None, "s3a://bucket/key", ObjectAddress("s3", "bucket", "key")),
         (None, "az://container/key", ObjectAddress("az", "container", "key")),
         (None, "/data/a.jpg", FilePath("/data/a.jpg")),
         (None, "file:///data/a%20b.jpg", FilePath("/data/a b.jpg")),

@@ -97,10 +97,14 @@ class Console:
         manifest, resources = plan.manifest, plan.resources
         done = f", {plan.rows_done:,} of them done by an earlier run" if plan.rows_done else ""
         files = len({shard.file.url for shard in manifest.shards})
-        self.terminal.print(f"manifest  {manifest.rows:,} rows in {_count(files, 'file')}, {_count(len(manifest.shards), 'shard')}{done}")
+        self.terminal.print(
+            f"manifest  {manifest.rows:,} rows in {_count(files, 'file')}, {_count(len(manifest.shards), 'shard')}{done}"
+        )
         self.terminal.print(f"columns   {_columns(plan)}")
         self.terminal.print(f"model     {plan.model}, {plan.image_size} px{plan.advice and f' - {plan.advice}'}")
-        where = f"{resources.replicas} GPUs" if resources.device == "cuda" else f"CPU, {_count(resources.threads, 'thread')} each"
+        where = (
+            f"{resources.replicas} GPUs" if resources.device == "cuda" else f"CPU, {_count(resources.threads, 'thread')} each"
+        )
         self.terminal.print(
             f"compute   {_count(resources.replicas, 'replica')} ({where}), {_count(resources.cpus, 'CPU')} "
             f"on {_count(resources.nodes, 'node')}, batches of {resources.batch_size}"
@@ -129,8 +133,8 @@ class Console:
         seconds = ", ".join(f"{name} {spent:,.1f} s" for name, spent in summary.stage_s.items())
         if summary.rows_scored:
             self.results.print(
-                f"{summary.rows_scored:,} rows scored in {_duration(summary.elapsed_s)} ({summary.rows_per_s:,.1f} rows/s once started), "
-                f"replicas busy {summary.busy_share:.0%}; worker time: {seconds}"
+                f"{summary.rows_scored:,} rows scored in {_duration(summary.elapsed_s)} "
+                f"({summary.rows_per_s:,.1f} rows/s once started), replicas busy {summary.busy_share:.0%}; worker time: {seconds}"
             )
         else:
             self.results.print("everything was done already")

@@ -28,7 +28,7 @@ from rich.text import Text
 
 from pipeline.config import StorageConfig
 from pipeline.errors import UserError
-from pipeline.local_s3 import LocalS3
+from pipeline.local_s3 import LocalS3, die_with_us
 from pipeline.storage import list_files, read_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,9 +89,8 @@ def score(console: Console, manifest: str, output: str, flags: list[str]) -> int
     console.print("$ python jobs/score.py " + " ".join(arguments), style="bold", soft_wrap=True)
     arguments[1] = str(ROOT / arguments[1])
     # In a session of its own, so that a Ctrl-C reaches only us, and we end it in order.
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "jobs" / "score.py"), *arguments], stdin=subprocess.DEVNULL, start_new_session=True
-    )
+    command = die_with_us([sys.executable, str(ROOT / "jobs" / "score.py"), *arguments])
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
         return process.wait()
     finally:

@@ -108,7 +108,7 @@ def _silent_stderr() -> Iterator[None]:
 
 def plan_resources(config: Config) -> Resources:
     """Fill in what the settings leave to the cluster. Raises ConfigError where it cannot hold the replicas asked for."""
-    total = ray.cluster_resources()
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 0))
     use_gpus = gpus > 0 and config.model.device in ("auto", "cuda")
     if config.model.device.startswith("cuda") and not gpus:
@@ -122,7 +122,7 @@ def plan_resources(config: Config) -> Resources:
     if cpus < _least_cpus(config, replicas, use_gpus):
         raise ConfigError(f"{cpus} CPUs are too few for {replicas} replicas and one fetch task: lower --compute.replicas")
     batch_size = config.compute.batch_size or DEFAULT_BATCH[device]
-    return Resources(replicas, batch_size, device, max(1, cpus // replicas), cpus, len(ray.nodes()))
+    return Resources(replicas, batch_size, device, max(1, cpus // replicas), cpus, len(ray.nodes()))  # type: ignore[no-untyped-call]
 
 
 def _least_cpus(config: Config, replicas: int, use_gpus: bool) -> float:
@@ -192,6 +192,7 @@ def receipts(dataset: Dataset) -> Iterator[Receipt]:
     """Run the stream; yields as parts are staged. The library's own errors leave workers as what they are."""
     with own_errors():
         for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            assert isinstance(block, pa.Table)
             for row in block.to_pylist():
                 yield Receipt(**{**row, "rows": np.frombuffer(row["rows"], "<i8")})
 

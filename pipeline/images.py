@@ -41,6 +41,8 @@ _DEFAULTS = ImagesConfig()
 # A JPEG is decoded at 1/2, 1/4 or 1/8 where both sides stay at least so many times S: a quarter less time, and on photographs
 # a mean difference below half a grey level (0.33 at 2.5, 0.5 at 2, 0.8 at 1.5 measured at S = 384).
 _SCALED_DECODE_MARGIN = 2.5
+# A side that is no multiple of the factor is padded to one, which shifts its far edge: by so much of an output pixel at most.
+_SCALED_DECODE_SHIFT = 0.05
 # Encoders write some ten scans. Each is a pass over all coefficients: a small file of many keeps a core busy for minutes.
 _MAX_JPEG_SCANS = 100
 _SNIFF_BYTES = 1024
@@ -146,6 +148,11 @@ def _ends_early(kind: type[ImageFile], data: bytes) -> bool:
         return b"IEND" not in data[-64:]
     if kind is WebPImageFile:
         return len(data) < 12 or len(data) < 8 + int(struct.unpack_from("<I", data, 4)[0])
+    if kind is AvifImageFile:
+        at = 0
+        while at + 8 <= len(data) and (length := int.from_bytes(data[at : at + 4], "big")) >= 8:
+            at += length
+        return at > len(data)
     return False
 
 
@@ -200,7 +207,7 @@ def _turbo_decode(data: bytes, size: int, config: ImagesConfig) -> DecodedImage 
         if colours not in ("YCbCr", "RGB", "Gray"):  # CMYK, YCCK
             return None
         _check_size(width, height, config)
-        factor = next((f for f in (8, 4, 2) if min(width, height) >= f * _SCALED_DECODE_MARGIN * size), 1)
+        factor = _decode_factor(width, height, size)
         pixels = simplejpeg.decode_jpeg(
             data, "RGB", min_height=-(-height // factor), min_width=-(-width // factor), min_factor=factor, strict=strict
         )
@@ -208,6 +215,15 @@ def _turbo_decode(data: bytes, size: int, config: ImagesConfig) -> DecodedImage 
         logger.debug("simplejpeg: %s", error)
         return None
     return DecodedImage(pixels, width, height)
+
+
+def _decode_factor(width: int, height: int, size: int) -> int:
+    """By how much to shrink a JPEG while decoding it: 1, or one of the factors that libjpeg-turbo is fast at."""
+
+    def suits(side: int, factor: int) -> bool:
+        return side >= factor * _SCALED_DECODE_MARGIN * size and (-side % factor) * size <= _SCALED_DECODE_SHIFT * side
+
+    return next((factor for factor in (8, 4, 2) if suits(width, factor) and suits(height, factor)), 1)
 
 
 # Everything else, through Pillow

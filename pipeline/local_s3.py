@@ -39,8 +39,7 @@ GRPC_OFFSET = 10_000  # each of the server's HTTP ports has a gRPC port so much 
 PORTS = (12_000, 22_000)  # with the offset below 32,768, where Linux takes the ports of outgoing connections from
 REGION = "us-east-1"
 
-# Run by a small Python before it becomes the server: Linux then ends the server when the thread that started it ends.
-# Done here and not in `preexec_fn`, which may deadlock in a process with threads.
+# Run by a small Python before it becomes the command. Not in `preexec_fn`, which may deadlock in a process with threads.
 DIE_WITH_PARENT = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -69,6 +68,7 @@ class LocalS3:
         self._scratch: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
+        self._sockets: list[str] = []  # patterns of what the server leaves in /tmp, whatever TMPDIR says
 
     def __enter__(self) -> Self:
         self.start()
@@ -125,6 +125,10 @@ class LocalS3:
             if self._scratch is not None:
                 shutil.rmtree(self._scratch, ignore_errors=True)
                 self._scratch = None
+            for pattern in self._sockets:
+                for path in Path("/tmp").glob(pattern):
+                    path.unlink(missing_ok=True)
+            self._sockets.clear()
 
     def restart(self, *, kill: bool = False) -> None:
         """End the server, by SIGKILL if so wished, and start it again on the same port and the same data."""
@@ -160,16 +164,18 @@ class LocalS3:
         data = self._given_dir or self._scratch / "data"
         with storage_errors(str(data)):
             data.mkdir(parents=True, exist_ok=True)
-        ports = free_ports(6)
-        self._port = port or ports[0]
+        ports = [port, *free_ports(5)] if port else free_ports(6)
+        self._port = ports[0]
+        self._sockets += [f"seaweedfs-*-{port + GRPC_OFFSET}.sock" for port in ports]
         identities = self._scratch / "identities.json"
         identities.write_text(json.dumps(self._identities()))
         identities.chmod(0o600)
         command = [*_command(data, self._scratch, self._port, ports[1:]), f"-s3.config={identities}"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "S3_", "WEED_"))}
+        environment["TMPDIR"] = str(self._scratch)
         with (self._scratch / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", DIE_WITH_PARENT, str(os.getpid()), *command],
+                die_with_us(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -207,6 +213,11 @@ class LocalS3:
         log = (self._scratch or Path("/nonexistent")) / "server.log"
         lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
         return lines[-1][:300] if lines else "it printed nothing"
+
+
+def die_with_us(command: Sequence[str]) -> list[str]:
+    """A command that runs another and, on Linux, gets SIGTERM when the calling thread ends, by a SIGKILL as well."""
+    return [sys.executable, "-c", DIE_WITH_PARENT, str(os.getpid()), *command]
 
 
 def weed_program() -> Path:

@@ -100,7 +100,9 @@ def claim(output: Output, *, overwrite: bool) -> None:
         _compare(json.loads(storage.read_bytes(run_file, output.storage)), output)
         return
     elif files:
-        raise OutputError(f"{output.url} holds files that capsieve did not write (e.g. {files[0]}): name an empty folder as --output.path")
+        raise OutputError(
+            f"{output.url} holds files that capsieve did not write (e.g. {files[0]}): name an empty folder as --output.path"
+        )
     text = json.dumps(output.identity, indent=2, sort_keys=True)
     storage.write_bytes(run_file, text.encode(), output.storage)
 
@@ -200,8 +202,8 @@ def commit(output: Output, shard: Shard) -> Counts:
     counts = _count(scores)
     table = read_rows(shard, output.storage)
     for field in output.scores:
-        column = scores[field.name].cast(field.type) if field.name != "status" else scores["status"].dictionary_encode().cast(field.type)
-        table = table.append_column(pa.field(output.prefix + field.name, field.type), column)
+        column = scores[field.name].dictionary_encode() if pa.types.is_dictionary(field.type) else scores[field.name]
+        table = table.append_column(pa.field(output.prefix + field.name, field.type), column.cast(field.type))
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), METADATA_KEY: _provenance(output, shard, counts)})
     storage.write_bytes(output.at(shard.name), _to_parquet(table), output.storage)
     storage.delete_files(urls, output.storage)
@@ -223,7 +225,9 @@ def merge_parts(parts: pa.Table, rows: int) -> pa.Table:
     if len(kept) != rows or not np.array_equal(kept, np.arange(rows)):
         missing = np.setdiff1d(np.arange(rows), kept)
         foreign = np.setdiff1d(kept, np.arange(rows))
-        raise MissingRowsError(f"{len(missing)} rows missing (first: {missing[:3]}), {len(foreign)} foreign (first: {foreign[:3]})")
+        raise MissingRowsError(
+            f"{len(missing)} rows missing (first: {missing[:3]}), {len(foreign)} foreign (first: {foreign[:3]})"
+        )
     return parts.take(pa.array(order[first]))
 
 
@@ -237,7 +241,7 @@ def _count(scores: pa.Table) -> Counts:
 
 
 def _provenance(output: Output, shard: Shard, counts: Counts) -> bytes:
-    source = {"url": shard.file.url, "size": shard.file.size, "version": shard.file.version, "first_row": shard.first_row, "rows": shard.rows}
+    source = {**shard.file._asdict(), "first_row": shard.first_row, "rows": shard.rows}
     totals = [[status, reason, rows] for (status, reason), rows in sorted(counts.items(), key=str)]
     return json.dumps({**output.identity, "source": source, "counts": totals}, sort_keys=True).encode()
 

@@ -177,8 +177,8 @@ def plan_chunks(tracker: Tracker, chunk_rows: int) -> list[Chunk]:
     for index, missing in tracker.open_shards():
         rows = tracker.manifest.shards[index].rows
         numbers = np.arange(rows) if missing is None else missing.nonzero()[0]
-        for start in range(0, len(numbers), chunk_rows):
-            chunks.append(Chunk(index, _ranges(numbers[start : start + chunk_rows])))
+        starts = range(0, len(numbers), chunk_rows)
+        chunks += [Chunk(index, _ranges(numbers[start : start + chunk_rows])) for start in starts]
     return chunks
 
 

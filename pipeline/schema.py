@@ -102,6 +102,7 @@ IMAGES = pa.schema(
     ]
 )
 
+
 class Receipt(NamedTuple):
     """What staging tells the driver of a part: which rows it holds, and what they cost."""
 

@@ -9,6 +9,7 @@ Knows nothing of how work is spread, of files written, or of what is inside a sc
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -81,9 +82,9 @@ def image_blocks(chunk: Chunk, manifest: Manifest, config: Config, image_size: i
         for result in fetcher.fetch(FetchRequest(index, str(record.url)) for index, record in pending.items()):
             record = pending.pop(result.index)
             record.fetch_s = result.seconds
-            if result.data is None:
+            if result.error is not None:
                 record.fail(result.error)
-            else:
+            elif result.data is not None:
                 _decode(record, result.data, config, image_size)
             yield from block.add(record)
     yield from block.flush()
@@ -195,7 +196,7 @@ class _Block:
 def _image_table(shard: int, records: Sequence[ImageRecord]) -> pa.Table:
     columns: dict[str, Any] = {
         "shard": pa.array(np.full(len(records), shard, np.int32)),
-        "pixels": pa.array([None if record.pixels is None else record.pixels.data.cast("B") for record in records], pa.large_binary()),
+        "pixels": pa.array([None if r.pixels is None else r.pixels.data.cast("B") for r in records], pa.large_binary()),
         "score_s": pa.array(np.zeros(len(records), np.float32)),
     }
     for name in IMAGES.names:
@@ -207,7 +208,9 @@ def _image_table(shard: int, records: Sequence[ImageRecord]) -> pa.Table:
 # ------------------------------------------------------------------ images -> scores
 
 
-def score_images(images: pa.Table, scorer: ScorerProtocol, *, batch_size: int, lists: bool, embedding: bool = False) -> pa.Table:
+def score_images(
+    images: pa.Table, scorer: ScorerProtocol, *, batch_size: int, lists: bool, embedding: bool = False
+) -> pa.Table:
     """Score a block of `schema.IMAGES`: one `schema.scored_schema` record a row, in the block's order.
 
     Every caption of every row of an image is scored in the one call that sees its pixels.
@@ -266,7 +269,7 @@ def _score_batch(images: pa.Table, texts: list[list[str]], batch: list[int], sco
 def _lengths(texts: list[list[str]], scorer: ScorerProtocol) -> list[CaptionLengths]:
     lengths = scorer.caption_lengths([text for own in texts for text in own])
     ends = np.cumsum([0, *(len(own) for own in texts)]).tolist()
-    return [CaptionLengths(lengths.tokens[a:b], lengths.truncated[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    return [CaptionLengths(lengths.tokens[a:b], lengths.truncated[a:b]) for a, b in itertools.pairwise(ends)]
 
 
 _COPIED = ("shard", "status", "error_message", "original_width", "original_height", "image_sha256")
@@ -276,8 +279,12 @@ def _scored_rows(
     record: dict[str, Any], scored: _ImageScores | None, lengths: CaptionLengths, *, lists: bool, embedding: bool
 ) -> Iterator[dict[str, Any]]:
     """The rows of one image; what the image cost is put on its first row."""
-    costs = {name: record[name] for name in ("fetch_s", "decode_s", "bytes_read")} | {"score_s": scored.seconds if scored else 0.0}
-    per_caption: dict[str, list[Any]] = {"caption_tokens": lengths.tokens.tolist(), "caption_truncated": lengths.truncated.tolist()}
+    costs = {name: record[name] for name in ("fetch_s", "decode_s", "bytes_read")}
+    costs["score_s"] = scored.seconds if scored is not None else 0.0
+    per_caption: dict[str, list[Any]] = {
+        "caption_tokens": lengths.tokens.tolist(),
+        "caption_truncated": lengths.truncated.tolist(),
+    }
     if scored is not None:
         logits = scored.scores.itm_logits
         per_caption["itm_score"] = scored.scores.itm_score.tolist()

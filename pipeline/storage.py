@@ -25,7 +25,7 @@ from fsspec.spec import AbstractFileSystem
 
 from pipeline.config import StorageConfig
 from pipeline.errors import StorageError
-from pipeline.storage_failures import error_codes, explain, is_missing_bucket, is_storage_failure
+from pipeline.storage_failures import error_codes, explain, is_missing_bucket, is_storage_failure, missing_bucket, public_url
 
 CONNECT_TIMEOUT_S = 5.0  # a store that takes longer to accept a connection is down; the read limit is the user's
 PROBE_TIMEOUT_S = 10.0  # of the first look at a store
@@ -34,9 +34,10 @@ S3FS_ATTEMPTS = 2  # s3fs repeats on top of the SDK, for bodies that break off; 
 MAX_PUT_BYTES = 5 * 1024**3  # AWS's limit of one PUT; above it s3fs uploads parts, which appear as one object at the end
 DELETE_BATCH = 1000  # AWS's limit of one DeleteObjects
 TEMP_SUFFIX = ".part-write"  # of files being written; never listed
-BUCKET_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs"})
 S3 = frozenset({"s3", "s3a"})
-SINGLE_PUT_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "hf", "http", "https"})
+GS = frozenset({"gs", "gcs"})
+BUCKET_PROTOCOLS = S3 | GS
+SINGLE_PUT_PROTOCOLS = BUCKET_PROTOCOLS | {"az", "abfs", "abfss", "adl", "oci", "hf"}
 
 
 class Location(NamedTuple):
@@ -100,36 +101,41 @@ def local_path(url: str) -> str:
 
 def _credentials_in_environment() -> tuple[tuple[str, str], ...]:
     # part of the cache's key: notebooks and tests change them within one process
-    return tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(("AWS_", "GOOGLE_", "GCE_"))))
+    return tuple(
+        sorted((name, value) for name, value in os.environ.items() if name.startswith(("AWS_", "GOOGLE_", "GCE_", "STORAGE_")))
+    )
 
 
 @functools.lru_cache(maxsize=32)
 def _connect(protocol: str, config: StorageConfig, _environment: tuple[tuple[str, str], ...], _pid: int) -> AbstractFileSystem:
-    options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
-    connect_timeout_s = min(CONNECT_TIMEOUT_S, config.timeout_s)
-    if protocol in S3:
-        options |= {
-            "anon": config.anonymous,
-            "endpoint_url": config.endpoint_url,
-            "config_kwargs": {
-                "connect_timeout": connect_timeout_s,
-                "read_timeout": config.timeout_s,
-                "retries": {"mode": "standard", "total_max_attempts": SDK_ATTEMPTS},
-                "max_pool_connections": 64,
-            },
-        }
-    elif protocol in {"gs", "gcs"}:
-        # not gcsfs's own search for credentials, which tries anonymous access when nothing is found
-        options |= {"requests_timeout": config.timeout_s, "token": "anon" if config.anonymous else "google_default"}
-    elif protocol in {"http", "https"}:
-        import aiohttp
-
-        timeout = aiohttp.ClientTimeout(sock_connect=connect_timeout_s, sock_read=config.timeout_s)
-        options |= {"client_kwargs": {"timeout": timeout}}
-    fs = fsspec.filesystem(protocol, **options)
+    kind = fsspec.get_filesystem_class(protocol)
+    if protocol in GS:
+        # the default asks over gRPC for each bucket's type, and waits a minute for that where only HTTPS is let through
+        from gcsfs.core import GCSFileSystem as kind  # noqa: N813
+    fs = kind(use_listings_cache=False, skip_instance_cache=True, **_options(protocol, config))
     if protocol in S3:
         fs.retries = S3FS_ATTEMPTS
     return fs
+
+
+def _options(protocol: str, config: StorageConfig) -> dict[str, Any]:
+    connect_timeout_s = min(CONNECT_TIMEOUT_S, config.timeout_s)
+    if protocol in S3:
+        client_config = {
+            "connect_timeout": connect_timeout_s,
+            "read_timeout": config.timeout_s,
+            "retries": {"mode": "standard", "total_max_attempts": SDK_ATTEMPTS},
+            "max_pool_connections": 64,
+        }
+        return {"anon": config.anonymous, "endpoint_url": config.endpoint_url, "config_kwargs": client_config}
+    if protocol in GS:
+        # not gcsfs's own search for credentials, which tries anonymous access when nothing is found
+        return {"requests_timeout": config.timeout_s, "token": "anon" if config.anonymous else "google_default"}
+    if protocol in {"http", "https"}:
+        import aiohttp
+
+        return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(sock_connect=connect_timeout_s, sock_read=config.timeout_s)}}
+    return {}
 
 
 def probe(url: str, config: StorageConfig) -> None:
@@ -147,9 +153,12 @@ def probe(url: str, config: StorageConfig) -> None:
             if protocol_of(url) in S3:
                 sync(fs.loop, fs._call_s3, "list_objects_v2", Bucket=bucket, MaxKeys=1, timeout=PROBE_TIMEOUT_S)
             else:
-                sync(fs.loop, fs._info, bucket, timeout=PROBE_TIMEOUT_S)
-        except PermissionError as error:
-            if not error_codes(error) & {"AccessDenied", "403"}:
+                sync(fs.loop, fs._call, "GET", "b/{}/o", bucket, maxResults=1, json_out=True, timeout=PROBE_TIMEOUT_S)
+        except FileNotFoundError as error:
+            raise StorageError(missing_bucket(public_url(url))) from error
+        except OSError as error:
+            forbidden = error_codes(error) & {"AccessDenied", "403"} or str(error).startswith("Forbidden")
+            if not forbidden:
                 raise
 
 

@@ -115,20 +115,29 @@ def _credentials_line(error: BaseException, where: str, protocol: str) -> str | 
 
 def _store_line(error: BaseException, where: str, protocol: str) -> str | None:
     codes, names = error_codes(error), _class_names(error)
-    endpoint = "stores other than AWS need --storage.endpoint_url or AWS_ENDPOINT_URL" if protocol in {"s3", "s3a"} else ""
     if codes & REGION_CODES:
         return f"wrong region for {where}: set AWS_REGION to the bucket's"
     if is_missing_bucket(error):
-        bucket = where.partition("://")[2].partition("/")[0]
-        return f"no such bucket: {bucket} (of {where}): correct the name, or create it" + (f"; {endpoint}" if endpoint else "")
+        return missing_bucket(where)
     if "ParamValidationError" in names:
         return f"not a valid bucket or object name: {where}"
     if names & UNREACHABLE:
         server = _endpoint(error)
         silent = "FSTimeoutError" in names
         what = f"no answer from {server}" if server else "no answer in time" if silent else _first_line(error)
-        return f"cannot reach {where}: {what}" + (f"; is it running? {endpoint}" if endpoint else "")
+        return f"cannot reach {where}: {what}{_endpoint_hint(protocol)}"
     return None
+
+
+def _endpoint_hint(protocol: str) -> str:
+    hint = "; stores other than AWS need --storage.endpoint_url or AWS_ENDPOINT_URL"
+    return hint if protocol in {"s3", "s3a"} else ""
+
+
+def missing_bucket(where: str) -> str:
+    """The line for a URL whose bucket does not exist."""
+    protocol, _, path = where.partition("://")
+    return f"no such bucket: {path.partition('/')[0]} (of {where}): correct the name, or create it{_endpoint_hint(protocol)}"
 
 
 def is_missing_bucket(error: BaseException) -> bool:

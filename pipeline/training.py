@@ -44,10 +44,12 @@ class Recipe:
     seed: int = 1
     steps: int = 6_000
     """Learning rate: linear to its peak over `warmup_steps`, constant, linear to zero over the last `decay_share` of the steps."""
-    warmup_steps: int = 200
+    warmup_steps: int = 150
     decay_share: float = 0.3
-    ramp_steps: int = 800
-    """Steps over which ITM's false pairs go from any of the batch to hard ones: cross-attention learns nothing from hard ones alone."""
+    itm_first_step: int = 250
+    """ITC alone before: cross-attention has nothing to compare until images and captions mean something, and costs half a step."""
+    ramp_steps: int = 700
+    """Then, steps over which ITM's false pairs go from any of the batch to hard ones; of hard ones alone it learns slowly."""
     scenes: int = 100_000
     """Pictures to draw batches from; each pass words them anew."""
     batch_size: int = 32
@@ -109,7 +111,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 def hardness(recipe: Recipe, step: int) -> float:
     """From 0 to 1: how much ITC similarity decides which false pairs ITM sees, and the weight of one-word-changed captions."""
-    return min(1.0, step / recipe.ramp_steps) if recipe.ramp_steps else 1.0
+    return min(1.0, max(0, step - recipe.itm_first_step) / max(1, recipe.ramp_steps))
 
 
 def batch_indices(recipe: Recipe, step: int) -> npt.NDArray[np.int64]:
@@ -126,21 +128,25 @@ def normalise(pixels: Pixels) -> Tensor:
     return image.sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
 
 
-def compute_losses(model: BLIP_ITM, temperature: Tensor, image: Tensor, batch: Batch, hard: float = 1.0) -> Losses:
+def compute_losses(
+    model: BLIP_ITM, temperature: Tensor, image: Tensor, batch: Batch, *, with_itm: bool = True, hard: float = 1.0
+) -> Losses:
     """Both losses of a batch of B images, float (B, 3, S, S), at a `hardness`. Draws negatives from torch's global generator."""
-    fits = torch.from_numpy(batch.fits)  # (B, n)
     image_tokens = model.encode_image(image)
     ids, mask = model.tokenize(batch.captions + batch.changed)  # (2 n, L): true captions, then changed ones
     n = len(batch.captions)
-    similarity = model.image_embedding(image_tokens) @ _text_embedding(model, ids[:n], mask[:n]).T / temperature  # (B, n)
+    text_embedding = _text_embedding(model, ids[:n], mask[:n])
+    similarity = model.image_embedding(image_tokens) @ text_embedding.T / temperature  # (B, n)
+    fits = torch.from_numpy(batch.fits)  # (B, n)
     owner = torch.arange(n) // CAPTIONS_PER_SCENE
     itc = contrastive_loss(similarity, fits, owner)
+    if not with_itm:
+        return Losses(itc, torch.zeros(()), torch.tensor(torch.nan))
     with torch.no_grad():
         hard_caption, hard_image = draw_hard_negatives(similarity * hard, fits)
     first = torch.arange(0, n, CAPTIONS_PER_SCENE)
-    images = torch.arange(len(image))
     rows = torch.cat((torch.arange(2 * n), hard_caption, first))  # a caption each
-    of_image = torch.cat((owner, owner, images, hard_image))  # and the image it is shown with
+    of_image = torch.cat((owner, owner, torch.arange(len(image)), hard_image))  # and the image it is shown with
     logits = _match_logits(model, image_tokens, ids[rows], mask[rows], of_image)
     labels = (torch.arange(len(rows)) < n).long()
     weights = torch.ones(len(rows))
@@ -226,7 +232,14 @@ class Trainer:
             group["lr"] = rate
         temperature = self.log_temperature.exp()
         image = normalise(self.pixels[indices])
-        losses = compute_losses(self.model, temperature, image, batch, hardness(self.recipe, self.step))
+        losses = compute_losses(
+            self.model,
+            temperature,
+            image,
+            batch,
+            with_itm=self.step >= self.recipe.itm_first_step,
+            hard=hardness(self.recipe, self.step),
+        )
         loss = losses.itc + losses.itm
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

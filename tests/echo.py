@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.schema import Captions, CaptionLengths, Scores
+from pipeline.schema import CaptionLengths, Captions, Scores
 
 
 class EchoScorer:
-    """itm logits (0, mean of the pixels / 255), itc the caption's length / 1000, embedding (32 wide) the mean of each colour, over and over."""
+    """itm logits (0, mean of the pixels / 255), itc the caption's length / 1000, embedding the colours' means (32 wide)."""
 
     def score(self, pixels: npt.NDArray[np.uint8], captions: Captions) -> Scores:
         nested = [[own] if isinstance(own, str) else list(own) for own in captions]

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -85,13 +86,16 @@ def test_the_server_ends_when_its_parent_is_killed(how: signal.Signals) -> None:
     program = (
         "from pipeline.local_s3 import LocalS3\nimport time\ns=LocalS3(); s.start(); print(s.pid, flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+    temporary = tempfile.TemporaryDirectory(prefix="s3-")  # a short path: sockets have 108 characters
+    environment = {**os.environ, "TMPDIR": temporary.name}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         assert alive(pid)
         assert os.getsid(pid) == pid  # a Ctrl-C in the parent's terminal does not reach it
         parent.send_signal(how)
     wait_until_gone(pid)
+    temporary.cleanup()
 
 
 def test_an_interrupt_in_a_with_block_ends_the_server() -> None:

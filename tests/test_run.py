@@ -72,7 +72,9 @@ def manifest_table(rows: int, offset: int = 0) -> pa.Table:
             "key": pa.array([f"k{n}" for n in numbers]),
             "image": [b"junk" if n % 7 == 0 else png(n % 256) for n in numbers],
             "caption": pa.array([None if n % 11 == 0 else "x" * (n % 50 + 1) for n in numbers]),
-            "weird": pa.array([[{"a": n, "b": None}] for n in numbers], pa.list_(pa.struct([("a", pa.int16()), ("b", pa.float64())]))),
+            "weird": pa.array(
+                [[{"a": n, "b": None}] for n in numbers], pa.list_(pa.struct([("a", pa.int16()), ("b", pa.float64())]))
+            ),
             "tag": pa.array([f"t{n % 3}" for n in numbers]).dictionary_encode(),
         }
     )
@@ -93,7 +95,12 @@ def check(row: dict[str, Any], number: int) -> None:
 
 def config_of(manifest: str, out: str, checkpoint: str, **sections: dict[str, Any]) -> Config:
     compute = {"chunk_rows": 100, "block_rows": 16}
-    settings: dict[str, Any] = {"input": {"manifest": manifest}, "output": {"path": out}, "model": {"checkpoint": checkpoint}, "compute": compute}
+    settings: dict[str, Any] = {
+        "input": {"manifest": manifest},
+        "output": {"path": out},
+        "model": {"checkpoint": checkpoint},
+        "compute": compute,
+    }
     for section, values in sections.items():
         settings[section] = settings.get(section, {}) | values
     return load(None, settings)
@@ -108,7 +115,9 @@ def read(url: str) -> pa.Table:
 
 
 @pytest.mark.parametrize("where", ["local", "s3"])
-def test_every_row_comes_out_once_at_its_place(where: str, tmp_path: Path, request: pytest.FixtureRequest, checkpoint: str) -> None:
+def test_every_row_comes_out_once_at_its_place(
+    where: str, tmp_path: Path, request: pytest.FixtureRequest, checkpoint: str
+) -> None:
     base = request.getfixturevalue("bucket") if where == "s3" else str(tmp_path)
     tables = {"a/one": manifest_table(230), "b/two": manifest_table(90, offset=500), "b/empty": manifest_table(0)}
     for name, table in tables.items():
@@ -154,7 +163,9 @@ def test_a_restart_scores_only_rows_that_no_part_holds(tmp_path: Path, checkpoin
     resources = dataflow.plan_resources(config)
     (chunk,) = plan_chunks(job.tracker, 100)
     some = chunk._replace(ranges=((5, 25),))  # a run that died after it had staged these
-    dataset = dataflow.build(config, job.manifest, [some], EchoScorer, job.output, resources=resources, image_size=job.model.image_size)
+    dataset = dataflow.build(
+        config, job.manifest, [some], EchoScorer, job.output, resources=resources, image_size=job.model.image_size
+    )
     assert sum(len(receipt.rows) for receipt in dataflow.receipts(dataset)) == 20
 
     recorder = Recorder()
@@ -222,7 +233,11 @@ def test_lists_of_captions_and_embeddings_and_a_prefix(tmp_path: Path, checkpoin
     captions = [["a", "bb"], ["ccc"], [], None, ["d", None]]
     table = pa.table({"image": [png(50 * n) for n in range(5)], "captions": captions, "status": range(5)})
     pq.write_table(table, tmp_path / "in" / "m.parquet")
-    score(config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint, output={"column_prefix": "c_", "image_embedding": True}))
+    score(
+        config_of(
+            str(tmp_path / "in"), str(tmp_path / "out"), checkpoint, output={"column_prefix": "c_", "image_embedding": True}
+        )
+    )
     rows = read(str(tmp_path / "out" / "m-00000.parquet")).to_pylist()
     assert [row["status"] for row in rows] == [0, 1, 2, 3, 4]
     assert rows[0]["c_itc_similarity"] == pytest.approx([0.001, 0.002])

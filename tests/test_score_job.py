@@ -26,7 +26,9 @@ TIMEOUT_S = 180
 
 def run_score(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "jobs" / "score.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment(env), cwd="/", check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment(env), cwd="/", check=False
+    )
 
 
 def environment(extra: dict[str, str] | None) -> dict[str, str]:
@@ -85,7 +87,14 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(folder: Path, checkpoi
     rows = 30_000
     table = pa.table({"image": [png(n % 251) for n in range(500)] * (rows // 500), "caption": [f"c{n}" for n in range(rows)]})
     pq.write_table(table, folder / "in" / "m.parquet")
-    arguments = ["--input.manifest", str(folder / "in" / "m.parquet"), "--output.path", str(folder / "out"), "--model.checkpoint", checkpoint]
+    arguments = [
+        "--input.manifest",
+        str(folder / "in" / "m.parquet"),
+        "--output.path",
+        str(folder / "out"),
+        "--model.checkpoint",
+        checkpoint,
+    ]
     command = [sys.executable, str(ROOT / "jobs" / "score.py"), *arguments, "--compute.chunk_rows", "500"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(None), cwd="/")
     staging = folder / "out" / "_staging"
@@ -179,5 +188,5 @@ def test_wrong_credentials_and_a_missing_bucket(s3: LocalS3, tmp_path: Path) -> 
 
 
 def test_the_driver_never_pays_for_torch() -> None:
-    code = "import sys; import pipeline.run; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'torchvision')))"
+    code = "import sys, pipeline.run; sys.exit(bool({'torch', 'transformers', 'torchvision'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], timeout=TIMEOUT_S, check=False).returncode == 0

@@ -1,7 +1,7 @@
 """What a driver must know of a checkpoint before any model is loaded: its checksum, image size and embedding width.
 
-Read off the header of a safetensors file, without torch. A pickle (`.pth`) has no header to read: for it alone torch is imported,
-and its tensors are mapped, not loaded. Knows nothing of layers or of how a model is built.
+Read off the header of a safetensors file, without torch. A pickle (`.pth`) has no header to read: for it alone torch is
+imported, and its tensors are mapped, not loaded. Knows nothing of layers or of how a model is built.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pipeline.config import ModelConfig
 from pipeline.errors import CheckpointError
-from pipeline.model.names import POS_EMBED, is_hugging_face, from_hugging_face
+from pipeline.model.names import POS_EMBED, from_hugging_face, is_hugging_face
 from pipeline.model.source import CheckpointFiles, checkpoint_sha256, locate, sniff
 
 DEMO_NAME = "capsieve demo model"

@@ -119,7 +119,13 @@ def test_nothing_else_in_reasons(outcomes: dict[str, FetchResult]) -> None:
 
 
 def test_addresses_that_do_not_answer() -> None:
-    urls = ["http://127.0.0.1:9/", "https://127.0.0.1:9/", "http://no-such-host.invalid/", f"http://{'x' * 64}.com/", "http://a..b/"]
+    urls = [
+        "http://127.0.0.1:9/",
+        "https://127.0.0.1:9/",
+        "http://no-such-host.invalid/",
+        f"http://{'x' * 64}.com/",
+        "http://a..b/",
+    ]
     reasons = [outcome(result) for result in fetch(urls)]
     assert reasons == [Reason.CONNECTION_FAILED, Reason.CONNECTION_FAILED, Reason.DNS, Reason.DNS, Reason.DNS]
 
@@ -161,7 +167,9 @@ def test_tls_errors(server: HostileServer, tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("no openssl to make a certificate with")
     certificate = tmp_path / "self-signed.pem"
-    options = f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=127.0.0.1 -keyout {certificate}.key"
+    options = (
+        f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=127.0.0.1 -keyout {certificate}.key"
+    )
     subprocess.run(["openssl", *options.split(), "-out", str(certificate)], check=True, capture_output=True, timeout=30)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, f"{certificate}.key")
@@ -260,12 +268,14 @@ def test_leaving_early_ends_everything(server: HostileServer) -> None:
 
 def test_an_exception_of_the_consumer_ends_everything(server: HostileServer) -> None:
     requests = [FetchRequest(index, server.url(path)) for index, path in enumerate(["/ok", "/hang", "/drip"])]
-    with (
-        pytest.raises(ZeroDivisionError),
-        Fetcher(LIMITS.model_copy(update={"timeout_s": 60.0}), StorageConfig(), None) as fetcher,
-    ):
-        for _ in fetcher.fetch(requests):
-            raise ZeroDivisionError
+
+    def consume() -> None:
+        with Fetcher(LIMITS.model_copy(update={"timeout_s": 60.0}), StorageConfig(), None) as fetcher:
+            for _ in fetcher.fetch(requests):
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        consume()
     _wait_for_no_threads()
     assert _threads() == set()
 

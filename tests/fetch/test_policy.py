@@ -110,7 +110,10 @@ def test_urls_that_are_refused(url: str, reason: Reason) -> None:
         ("http://example.com/a.jpg", "http://example.com/a.jpg"),
         ("  https://example.com  ", "https://example.com"),
         ("HTTPS://Example.com:8443/A.JPG", "https://Example.com:8443/A.JPG"),
-        ("https://example.com/%7Euser/a%20b.jpg?sig=a%2Bb%3D&x=1,2", "https://example.com/%7Euser/a%20b.jpg?sig=a%2Bb%3D&x=1,2"),
+        (
+            "https://example.com/%7Euser/a%20b.jpg?sig=a%2Bb%3D&x=1,2",
+            "https://example.com/%7Euser/a%20b.jpg?sig=a%2Bb%3D&x=1,2",
+        ),
         ("https://example.com/ü b.jpg", "https://example.com/%C3%BC%20b.jpg"),
         ("https://example.com/100%.jpg", "https://example.com/100%25.jpg"),
         ("https://münchen.de/a.jpg", "https://xn--mnchen-3ya.de/a.jpg"),
@@ -165,7 +168,9 @@ def test_a_relative_key_cannot_leave_its_bucket() -> None:
         locate("../../a.jpg", Policy.of(FetchConfig(), "s3://bucket/folder"))
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://[::1]/", "http://[::ffff:127.0.0.1]/", "http://[64:ff9b::7f00:1]/"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1/", "http://[::1]/", "http://[::ffff:127.0.0.1]/", "http://[64:ff9b::7f00:1]/"]
+)
 def test_an_allowed_network_is_allowed_in_all_its_forms(url: str) -> None:
     assert isinstance(locate(url, LOOPBACK), WebAddress)
 
@@ -236,14 +241,18 @@ def roots(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("path", ["inside/a.jpg", "inside/in", "inside/../inside/a.jpg", "link-to-inside/a.jpg", "inside/not-there"])
+@pytest.mark.parametrize(
+    "path", ["inside/a.jpg", "inside/in", "inside/../inside/a.jpg", "link-to-inside/a.jpg", "inside/not-there"]
+)
 def test_paths_under_a_root(roots: Path, path: str) -> None:
     for root in ("inside", "link-to-inside"):
         policy = Policy.of(FetchConfig(file_roots=[str(roots / root)]), None)
         assert local_file(str(roots / path), policy) == os.path.realpath(roots / path)
 
 
-@pytest.mark.parametrize("path", ["inside-not/a.jpg", "inside/out", "inside/folder-out/a.jpg", "inside/../inside-not/a.jpg", ".", "/"])
+@pytest.mark.parametrize(
+    "path", ["inside-not/a.jpg", "inside/out", "inside/folder-out/a.jpg", "inside/../inside-not/a.jpg", ".", "/"]
+)
 def test_paths_outside_the_roots(roots: Path, path: str) -> None:
     with pytest.raises(FetchError, match=Reason.REFUSED_PATH):
         local_file(str(roots / path), Policy.of(FetchConfig(), str(roots / "inside")))

@@ -14,7 +14,13 @@ from pipeline.model.vit import VitShape
 
 Module = TypeVar("Module", bound=nn.Module)
 
-SMALL_TEXT = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96, "vocab_size": 30_524}
+SMALL_TEXT = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "vocab_size": 30_524,
+}
 SMALL_VIT = VitShape(width=40, depth=3, heads=5, mlp_width=100)
 SMALL_SIZE = 48
 
@@ -54,7 +60,9 @@ def randomise(module: Module, seed: int = 0) -> Module:
     return module
 
 
-def reference_pair(image_size: int, text: dict[str, Any], vit: VitShape, embed_dim: int) -> tuple[BlipForImageTextRetrieval, BLIP_ITM]:
+def reference_pair(
+    image_size: int, text: dict[str, Any], vit: VitShape, embed_dim: int
+) -> tuple[BlipForImageTextRetrieval, BLIP_ITM]:
     """Hugging Face's model and ours with the same random weights, copied by name here, not by our own reader."""
     config = BlipConfig(
         text_config={"encoder_hidden_size": vit.width, **text},

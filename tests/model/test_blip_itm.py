@@ -158,7 +158,10 @@ def test_bad_input_is_named(pixels: torch.Tensor, captions: Any, head: str, mess
     ("options", "message"),
     [
         ({"itm_first_token": "sep"}, "itm_first_token 'sep' is not one of"),
-        ({"med_config": SMALL_TEXT | {"vocab_size": 30_522}}, "tokenizer has 30524 entries, but vocab_size of med_config is 30522"),
+        (
+            {"med_config": SMALL_TEXT | {"vocab_size": 30_522}},
+            "tokenizer has 30524 entries, but vocab_size of med_config is 30522",
+        ),
         ({"med_config": SMALL_TEXT | {"max_position_embeddings": 20}}, "up to 35 tokens, but max_position_embeddings is 20"),
         ({"med_config": SMALL_TEXT | {"pad_token_id": 1}}, r"\[PAD\] is 0 in the tokenizer"),
     ],

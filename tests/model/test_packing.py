@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.model.packing import pack_captions
 
 
-@given(st.integers(1, 12).flatmap(lambda images: st.tuples(st.just(images), st.lists(st.integers(0, images - 1), max_size=40))))
+INDICES = st.integers(1, 12).flatmap(
+    lambda images: st.tuples(st.just(images), st.lists(st.integers(0, images - 1), max_size=40))
+)
+
+
+@given(INDICES)
+@settings(deadline=None)
 def test_every_caption_stands_with_its_image(case: tuple[int, list[int]]) -> None:
     images, index = case
     packing = pack_captions(torch.tensor(index, dtype=torch.int64), images, len(index))

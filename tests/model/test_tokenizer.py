@@ -21,11 +21,82 @@ from pipeline.model.tokenizer import DEFAULT_VOCAB_FILE, CaptionTokenizer
 TOKENIZER = init_tokenizer()
 
 FRAGMENTS = [
-    *("a cat on the mat", "Naïve café", "ÅNGSTRÖM", "straße", "İstanbul", "ŒUVRE", "Ελληνικά", "Привет мир", "שלום", "مرحبا", "नमस्ते", "สวัสดี"),
-    *("猫が好き", "北京欢迎你", "한국어", "𠜎𠜱", "😀", "👩‍👩‍👧‍👦", "🇩🇪", "e\u0301\u0327", "\u00ad", "\u200b", "\u200d", "\ufeff", "\ufffd", "\u202e"),
-    *("\x00", "\x07", "\x7f", "\x85", "\u2028", "\t", "\r\n", "\v", " ", "\u00a0", "\u3000", "[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]"),
-    *("[DEC]", "[ENC]", "[enc]", "[unused1]", "##ing", "##", "don't", "http://x.y/z?q=1&r=%20", "<b>bold</b>", "&amp;", "$1,000.00", "a_b-c"),
-    *("x" * 99, "x" * 100, "x" * 101, "antidisestablishmentarianism", "ﬁligree", "Ⅷ", "½", "①", "ＦＵＬＬ", "\U0001d50a", "\U000e0001", "\U0010ffff"),
+    *(
+        "a cat on the mat",
+        "Naïve café",
+        "ÅNGSTRÖM",
+        "straße",
+        "İstanbul",
+        "ŒUVRE",
+        "Ελληνικά",
+        "Привет мир",
+        "שלום",
+        "مرحبا",
+        "नमस्ते",
+        "สวัสดี",
+    ),
+    *(
+        "猫が好き",
+        "北京欢迎你",
+        "한국어",
+        "𠜎𠜱",
+        "😀",
+        "👩‍👩‍👧‍👦",
+        "🇩🇪",
+        "e\u0301\u0327",
+        "\u00ad",
+        "\u200b",
+        "\u200d",
+        "\ufeff",
+        "\ufffd",
+        "\u202e",
+    ),
+    *(
+        "\x00",
+        "\x07",
+        "\x7f",
+        "\x85",
+        "\u2028",
+        "\t",
+        "\r\n",
+        "\v",
+        " ",
+        "\u00a0",
+        "\u3000",
+        "[CLS]",
+        "[SEP]",
+        "[PAD]",
+        "[UNK]",
+        "[MASK]",
+    ),
+    *(
+        "[DEC]",
+        "[ENC]",
+        "[enc]",
+        "[unused1]",
+        "##ing",
+        "##",
+        "don't",
+        "http://x.y/z?q=1&r=%20",
+        "<b>bold</b>",
+        "&amp;",
+        "$1,000.00",
+        "a_b-c",
+    ),
+    *(
+        "x" * 99,
+        "x" * 100,
+        "x" * 101,
+        "antidisestablishmentarianism",
+        "ﬁligree",
+        "Ⅷ",
+        "½",
+        "①",
+        "ＦＵＬＬ",
+        "\U0001d50a",
+        "\U000e0001",
+        "\U0010ffff",
+    ),
 ]
 
 
@@ -71,7 +142,7 @@ def test_100_kilobytes_are_right_and_quick(reference: BertTokenizer, unit: str) 
     caption = unit * (100_000 // len(unit.encode()))
     start = time.perf_counter()
     batch = TOKENIZER(caption)
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 5  # 0.05 on an idle core
     assert batch.input_ids[0].tolist() == reference(caption, truncation=True, max_length=35)["input_ids"]
 
 

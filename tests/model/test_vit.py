@@ -54,7 +54,8 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
 def test_gradient_checkpointing_changes_memory_only(ckpt_layer: int, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(
-        "pipeline.model.vit.checkpoint", lambda block, tokens, **options: calls.append(block) or _checkpoint(block, tokens, **options)
+        "pipeline.model.vit.checkpoint",
+        lambda block, tokens, **options: calls.append(block) or _checkpoint(block, tokens, **options),
     )
     plain = randomise(create_vit(SMALL_VIT, SMALL_SIZE).encoder).train()
     saving = create_vit(SMALL_VIT, SMALL_SIZE, use_grad_checkpointing=True, ckpt_layer=ckpt_layer).encoder.train()

@@ -41,9 +41,10 @@ types: $(STAMP) ## mypy --strict
 check: lint types test ## all that CI runs
 
 lock: ## renew requirements.lock from pyproject.toml, in a fresh environment
-	@scripts=$$(mktemp -d) && $(PYTHON) -m venv $$scripts/v && $$scripts/v/bin/pip install --quiet --upgrade pip \
-	  && $$scripts/v/bin/pip install --quiet hatchling editables && $$scripts/v/bin/pip install --quiet --group dev -e '.[gcs]' --no-build-isolation \
-	  && $$scripts/v/bin/pip freeze --exclude-editable | grep -vi '^capsieve' > requirements.lock && rm -r $$scripts
+	@fresh=$$(mktemp -d) && $(PYTHON) -m venv $$fresh/v && $$fresh/v/bin/pip install --quiet --upgrade pip \
+	  && $$fresh/v/bin/pip install --quiet hatchling editables && $$fresh/v/bin/pip install --quiet --group dev -e '.[gcs]' --no-build-isolation \
+	  && $$fresh/v/bin/pip freeze --exclude-editable | sed -E '/^(nvidia-|triton|cuda-)/s/$$/ ; sys_platform == "linux"/' > requirements.lock \
+	  && rm -r $$fresh
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache demo-output

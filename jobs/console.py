@@ -130,11 +130,12 @@ class Console:
         self.results.print()
         self.results.print(table)
         self.results.print()
-        seconds = ", ".join(f"{name} {spent:,.1f} s" for name, spent in summary.stage_s.items())
+        spent = ", ".join(f"{name} {seconds:,.1f} s" for name, seconds in summary.stage_s.items())
         if summary.rows_scored:
             self.results.print(
                 f"{summary.rows_scored:,} rows scored in {_duration(summary.elapsed_s)} "
-                f"({summary.rows_per_s:,.1f} rows/s once started), replicas busy {summary.busy_share:.0%}; worker time: {seconds}"
+                f"({summary.rows_per_s:,.1f} rows/s once started), replicas busy {summary.busy_share:.0%}; "
+                f"worker time: {spent}"
             )
         else:
             self.results.print("everything was done already")

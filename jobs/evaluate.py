@@ -5,9 +5,9 @@
     python jobs/evaluate.py --scenes test
 
 A labelled manifest is Parquet with images (a column of URLs, paths or bytes), captions, and labels (0/1, true/false, good/bad).
-Prints for both heads the AUC, the average precision, and precision and recall at the thresholds given, or at those that keep 99, 95, 90, 75 and 50 %
-of the good pairs; each with its 95 % bootstrap interval, images resampled with all their pairs. Needs no Ray.
-Exit codes: 0 done; 2 a mistake in settings or data, one line on stderr; 1 a bug.
+Prints for both heads the AUC, the average precision, and precision and recall at the thresholds given, or at those that keep
+99, 95, 90, 75 and 50 % of the good pairs; each with its 95 % bootstrap interval, images resampled with all their pairs. Needs
+no Ray. Exit codes: 0 done; 2 a mistake in settings or data, one line on stderr; 1 a bug.
 """
 
 from __future__ import annotations
@@ -36,10 +36,16 @@ def main(argv: list[str]) -> int:
     parser = new_parser("evaluate.py", "AUC, average precision, precision and recall of both heads on labelled pairs.")
     parser.add_argument("--label", metavar="NAME", help="column of labels (default: label, is_match, match, good or target)")
     parser.add_argument("--itm-threshold", metavar="P", type=float, action="append", help="of itm_score; may be repeated")
-    parser.add_argument("--itc-threshold", metavar="COS", type=float, action="append", help="of itc_similarity; may be repeated")
+    parser.add_argument(
+        "--itc-threshold", metavar="COS", type=float, action="append", help="of itc_similarity; may be repeated"
+    )
     parser.add_argument("--resamples", type=int, default=1_000, help="bootstrap samples (default: %(default)s)")
-    parser.add_argument("--scenes", choices=sorted(SPLITS), help="evaluate on a split of the rendered scenes instead of a manifest")
-    parser.add_argument("--scene-count", type=int, default=4_000, help="scenes, with three captions each (default: %(default)s)")
+    parser.add_argument(
+        "--scenes", choices=sorted(SPLITS), help="evaluate on a split of the rendered scenes instead of a manifest"
+    )
+    parser.add_argument(
+        "--scene-count", type=int, default=4_000, help="scenes, with three captions each (default: %(default)s)"
+    )
     with report_errors("evaluate"), interrupts_raise():
         config, options = parse(parser, argv)
         _check(config, options)
@@ -155,7 +161,9 @@ def _print_scenes(rows: Iterable[SceneRow]) -> None:
     table = Table("combinations", "negatives", "head", "pairs", "AUC", "average precision", box=None, header_style="bold")
     for row in rows:
         metrics = row.metrics
-        table.add_row(row.scenes, row.negatives, row.head, f"{metrics.pairs:,}", _show(metrics.auc), _show(metrics.average_precision))
+        table.add_row(
+            row.scenes, row.negatives, row.head, f"{metrics.pairs:,}", _show(metrics.auc), _show(metrics.average_precision)
+        )
     Console(width=120).print(table)
 
 

@@ -131,7 +131,7 @@ def _sniff(data: bytes) -> type[ImageFile]:
 
 
 def _reason(error: Exception, kind: type[ImageFile], data: bytes) -> Reason:
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):  # parts of a file, judged by Pillow
         return Reason.TOO_MANY_PIXELS
     return Reason.TRUNCATED if _is_truncation(error) or _ends_early(kind, data) else Reason.CORRUPT
 
@@ -230,21 +230,14 @@ def _decode_factor(width: int, height: int, size: int) -> int:
 
 
 def _pillow_decode(kind: Callable[[io.BytesIO], ImageFile], data: bytes, size: int, config: ImagesConfig) -> DecodedImage:
-    if kind is WebPImageFile:  # its canvas is allocated when it is opened
-        _check_webp_canvas(data, config)
+    if kind is WebPImageFile and data[12:16] == b"VP8X" and len(data) >= 30:  # its canvas is allocated when it is opened
+        _check_size(int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1, config)
     # The plugin itself instead of Image.open: no other decoder is tried, and the only pixel limit is ours.
     with kind(io.BytesIO(data)) as image:
         _check_size(*image.size, config)
         _load(image, config.allow_truncated)
         width, height = image.size
         return _finish(_rgb(image), size, _pillow_orientation(image), width, height)
-
-
-def _check_webp_canvas(data: bytes, config: ImagesConfig) -> None:
-    if data[12:16] == b"VP8X" and len(data) >= 30:
-        width = int.from_bytes(data[24:27], "little") + 1
-        height = int.from_bytes(data[27:30], "little") + 1
-        _check_size(width, height, config)
 
 
 def _load(image: ImageFile, allow_truncated: bool) -> None:
@@ -269,12 +262,8 @@ def _pillow_orientation(image: ImageFile) -> int:
 def _rgb(image: ImageFile) -> Pixels:
     """A loaded image of any mode as (h, w, 3), transparency laid over white."""
     if image.mode.startswith(("I", "F")):  # 16-bit grey (which Pillow's convert would clip), 32-bit integers, floats
-        grey = np.asarray(image)
-        if image.mode == "F":
-            grey = np.clip(np.nan_to_num(grey), 0, 255).astype(np.uint8)
-        else:
-            grey = (np.clip(grey, 0, 65535) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., np.newaxis], 3, axis=2)
+        grey = np.nan_to_num(np.asarray(image)) if image.mode == "F" else np.asarray(image) >> 8
+        return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., np.newaxis], 3, axis=2)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         canvas = Image.new("RGB", image.size, "white")
@@ -302,8 +291,6 @@ def _resize(pixels: Pixels, size: int) -> Pixels:
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    if orientation == 1:
-        return pixels
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):

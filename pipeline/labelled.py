@@ -1,7 +1,7 @@
 """Scores of a labelled manifest: every pair with its label and both heads' scores, for `evaluate`.
 
-Reads, fetches and scores as a run does (the same stages, in this process, without Ray), so the figures are those of the scores that a run would
-write. Holds scores of all pairs, but images of one chunk at most. Knows nothing of statistics.
+Reads, fetches and scores as a run does (the same stages, in this process, without Ray), so the figures are those of the
+scores that a run would write. Holds scores of all pairs, but images of one chunk at most. Knows nothing of statistics.
 """
 
 from __future__ import annotations
@@ -47,12 +47,14 @@ def score_labelled(
 ) -> LabelledScores:
     """Score all pairs of `config.input.manifest`. `progress` is called with rows done and rows in all.
 
-    label_column: None: the first of `LABEL_NAMES` that is there. Raises ManifestError for a manifest without labels, with labels that are none, or
-    with list captions; StorageError if it cannot be read.
+    label_column: None: the first of `LABEL_NAMES` that is there. Raises ManifestError for a manifest without labels, with
+    labels that are none, or with list captions; StorageError if it cannot be read.
     """
     manifest = find_manifest(config.input, config.storage, config.output.rows_per_output_file)
     if manifest.captions_are_lists:
-        raise ManifestError(f"column {manifest.columns.caption!r} holds lists: a label belongs to one caption, so give one caption a row")
+        raise ManifestError(
+            f"column {manifest.columns.caption!r} holds lists: a label belongs to one caption, so give one caption a row"
+        )
     column = _label_column(manifest, label_column)
     parts: list[pa.Table] = []
     labels: list[npt.NDArray[np.bool_]] = []

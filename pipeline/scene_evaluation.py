@@ -1,7 +1,7 @@
 """How well a model tells true captions of rendered scenes from false ones: the figures of the demo model's card.
 
-Each scene gives one true caption, one of another scene, and the true one with one word changed. Owns which pairs are compared with which;
-the statistics are `evaluate`'s, the scores any scorer's. Knows nothing of torch.
+Each scene gives one true caption, one of another scene, and the true one with one word changed. Owns which pairs are compared
+with which; the statistics are `evaluate`'s, the scores any scorer's. Knows nothing of torch.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.evaluate import HeadMetrics, evaluate_head
-from pipeline.schema import ScorerProtocol
 from pipeline.scenes.captions import describe, word
 from pipeline.scenes.negatives import Change, change_one_word, other_scene
 from pipeline.scenes.render import pixels, render_jpeg
 from pipeline.scenes.scene import Scene, Split, sample_scene
+from pipeline.schema import ScorerProtocol
 
 Floats = npt.NDArray[np.float32]
 
@@ -70,7 +70,7 @@ def scene_captions(split: Split, index: int, n_scenes: int) -> SceneCaptions:
 def score_scenes(
     scorer: ScorerProtocol, split: Split, n_scenes: int, size: int, *, progress: Callable[[int], None] | None = None
 ) -> SceneScores:
-    """Render the split's first n_scenes scenes at `size` and score their captions. ITM by its logit, which does not saturate."""
+    """Render the split's first n_scenes scenes at `size` and score their captions; ITM by its logit, which doesn't saturate."""
     rows: list[SceneCaptions] = []
     parts: dict[str, list[Floats]] = {head: [] for head in HEADS}
     for start in range(0, n_scenes, BATCH_SCENES):
@@ -90,7 +90,7 @@ def score_scenes(
 
 
 def scene_table(scores: SceneScores, *, resamples: int = 1_000) -> list[SceneRow]:
-    """AUC and the rest for each kind of negative and each head; scenes of unseen combinations apart, and each kind of change apart."""
+    """AUC and the rest by kind of negative and head; scenes of unseen combinations apart, and each kind of change apart."""
     return list(_rows(scores, resamples))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.model.blip_itm import BLIP_ITM, ItmFirstToken
 from pipeline.model.checkpoint import load_model
-from pipeline.schema import CaptionLengths, Captions, Scores
+from pipeline.schema import CaptionLengths, Captions, FloatArray, Scores
 
 # per channel, of values in [0, 1]: CLIP's constants, which BLIP was trained with
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -51,26 +51,32 @@ class Scorer:
         """Score (B, S, S, 3) uint8 RGB pixels against B captions, or B lists of captions.
 
         S is the model's image size. An image is encoded once for both heads and all of its captions. Scores come in the
-        order of the captions, lists flattened. Raises ValueError for pixels of another type or shape or another number of
-        captions.
+        order of the captions, lists flattened; embeddings in that of the images. Raises ValueError for pixels of another
+        type or shape or another number of captions.
         """
         self._check(pixels, captions)
         pairs = _flatten(captions)
         if not pairs.captions:
-            return Scores(np.empty((0, 2), np.float32), np.empty(0, np.float32), np.empty(0, np.float32))
-        if len(pairs.images) < len(pixels):
-            pixels = pixels[pairs.images]
+            return Scores(np.empty((0, 2), np.float32), np.empty(0, np.float32), np.empty(0, np.float32), self._embed(pixels))
         with torch.inference_mode():
             input_ids, attention_mask = self.model.tokenize(pairs.captions)
-            logits, similarity = self.model.score_pairs(self._normalise(pixels), input_ids, attention_mask, pairs.image_index)
-            itm_score = logits.softmax(dim=1)[:, 1]
-            return Scores(*(part.cpu().numpy() for part in (logits, itm_score, similarity)))
+            found = self.model.score_pairs(self._normalise(pixels), input_ids, attention_mask, pairs.image_index)
+            itm_score = found.itm_logits.softmax(dim=1)[:, 1]
+            parts = (found.itm_logits, itm_score, found.itc_similarity, found.image_embedding)
+            return Scores(*(part.cpu().numpy() for part in parts))
 
     def caption_lengths(self, captions: Sequence[str]) -> CaptionLengths:
         """Count the tokens of each caption, and tell which ones the model sees cut."""
         tokenizer = self.model.tokenizer
         lengths = tokenizer.lengths(captions)
         return CaptionLengths(np.minimum(lengths, np.iinfo(np.int16).max).astype(np.int16), lengths > tokenizer.max_tokens)
+
+    def _embed(self, pixels: npt.NDArray[np.uint8]) -> FloatArray:
+        """(B, S, S, 3) -> (B, embed_dim): for images without a caption."""
+        if not len(pixels):
+            return np.empty((0, self.model.vision_proj.out_features), np.float32)
+        with torch.inference_mode():
+            return self.model.image_embedding(self.model.encode_image(self._normalise(pixels))).cpu().numpy()
 
     def _normalise(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         """(B, S, S, 3) uint8 on the host -> (B, 3, S, S) normalised, on the device, in the encoders' type."""
@@ -93,15 +99,13 @@ class Scorer:
 
 class _Pairs(NamedTuple):
     captions: list[str]
-    image_index: Tensor  # (n,) int64, into `images`
-    images: list[int]  # those that have captions
+    image_index: Tensor  # (n,) int64
 
 
 def _flatten(captions: Captions) -> _Pairs:
     lists = [[entry] if isinstance(entry, str) else list(entry) for entry in captions]
-    images = [index for index, texts in enumerate(lists) if texts]
-    counts = torch.tensor([len(lists[index]) for index in images], dtype=torch.int64)
-    return _Pairs(list(chain.from_iterable(lists)), torch.arange(len(images)).repeat_interleave(counts), images)
+    counts = torch.tensor([len(own) for own in lists], dtype=torch.int64)
+    return _Pairs(list(chain.from_iterable(lists)), torch.arange(len(lists)).repeat_interleave(counts))
 
 
 def choose_device(device: str | torch.device) -> torch.device:

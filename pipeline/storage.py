@@ -9,6 +9,7 @@ Knows nothing of Parquet, of manifests or of what is stored where. Of credential
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import secrets
 import shutil
@@ -23,8 +24,10 @@ import fsspec
 from fsspec.asyn import sync
 from fsspec.spec import AbstractFileSystem
 
+from pipeline import local_files
 from pipeline.config import StorageConfig
 from pipeline.errors import StorageError
+from pipeline.local_files import TEMP_SUFFIX
 from pipeline.storage_failures import error_codes, explain, is_missing_bucket, is_storage_failure, missing_bucket, public_url
 
 CONNECT_TIMEOUT_S = 5.0  # a store that takes longer to accept a connection is down; the read limit is the user's
@@ -33,7 +36,6 @@ SDK_ATTEMPTS = 3  # with exponential backoff: rides over a 503 or a reset, gives
 S3FS_ATTEMPTS = 2  # s3fs repeats on top of the SDK, for bodies that break off; its default of 5 makes a dead host cost minutes
 MAX_PUT_BYTES = 5 * 1024**3  # AWS's limit of one PUT; above it s3fs uploads parts, which appear as one object at the end
 DELETE_BATCH = 1000  # AWS's limit of one DeleteObjects
-TEMP_SUFFIX = ".part-write"  # of files being written; never listed
 S3 = frozenset({"s3", "s3a"})
 GS = frozenset({"gs", "gcs"})
 BUCKET_PROTOCOLS = S3 | GS
@@ -110,8 +112,12 @@ def _credentials_in_environment() -> tuple[tuple[str, str], ...]:
 def _connect(protocol: str, config: StorageConfig, _environment: tuple[tuple[str, str], ...], _pid: int) -> AbstractFileSystem:
     kind = fsspec.get_filesystem_class(protocol)
     if protocol in GS:
-        # the default asks over gRPC for each bucket's type, and waits a minute for that where only HTTPS is let through
-        from gcsfs.core import GCSFileSystem as kind  # noqa: N813
+        import gcsfs.core
+
+        # not the default class: it asks over gRPC for each bucket's type, for a minute where only HTTPS is let through
+        kind = gcsfs.core.GCSFileSystem
+        if gcsfs.logger.level == logging.NOTSET:
+            gcsfs.logger.setLevel(logging.CRITICAL)  # it logs with a traceback what it raises as well
     fs = kind(use_listings_cache=False, skip_instance_cache=True, **_options(protocol, config))
     if protocol in S3:
         fs.retries = S3FS_ATTEMPTS
@@ -176,7 +182,7 @@ def write_bytes(url: str, data: bytes, config: StorageConfig) -> None:
     fs, path = open_filesystem(url, config)
     with storage_errors(url):
         if is_local(url):
-            _write_local(Path(path), data)
+            local_files.write(Path(path), data)
         elif protocol_of(url) in S3:
             fs.pipe_file(path, data, chunksize=MAX_PUT_BYTES)
         elif protocol_of(url) in SINGLE_PUT_PROTOCOLS:
@@ -188,27 +194,6 @@ def write_bytes(url: str, data: bytes, config: StorageConfig) -> None:
             fs.mv(temporary, path)
 
 
-def _write_local(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # not derived from the final name, which may use up the 255 bytes of a name
-    temporary = path.with_name(f".{secrets.token_hex(8)}{TEMP_SUFFIX}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the name itself must survive a power cut as well
-    finally:
-        os.close(folder)
-
-
 def list_files(url: str, config: StorageConfig) -> list[FileInfo]:
     """All files below a folder, recursively, sorted by URL; of a file, itself; of a folder that is not there, none.
 
@@ -217,24 +202,12 @@ def list_files(url: str, config: StorageConfig) -> list[FileInfo]:
     fs, path = open_filesystem(url, config)
     with storage_errors(url):
         if is_local(url):
-            found = {str(file): fs.info(str(file)) for file in _walk_local(Path(path))}
+            walk = local_files.walk(Path(path))
+            found = {str(file): {"type": "file", "size": facts.st_size, "mtime": facts.st_mtime} for file, facts in walk}
         else:
             found = fs.find(path, detail=True)
     files = [_stored_file(name, info, protocol_of(url)) for name, info in found.items() if info.get("type") == "file"]
     return sorted(file for file in files if not file.url.endswith(("/", TEMP_SUFFIX)))
-
-
-def _walk_local(path: Path) -> Iterator[Path]:
-    # fsspec's own walk leaves out, silently, what may not be read
-    def complain(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            raise error
-
-    if path.is_file():
-        yield path
-        return
-    for folder, _, names in os.walk(path, onerror=complain, followlinks=True):
-        yield from (Path(folder, name) for name in names)
 
 
 def find_file(url: str, config: StorageConfig) -> FileInfo | None:

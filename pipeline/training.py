@@ -1,10 +1,10 @@
 """Training of a small BLIP_ITM from scratch on rendered scenes: the losses, the loop, its saved state.
 
-Two losses, as BLIP trains: ITC contrasts the images and captions of a batch; ITM tells true pairs from false ones, the false ones drawn by ITC
-similarity. Added to BLIP's: true captions with one word changed as further ITM negatives (as NegCLIP has them for contrastive models), and
-pairs that are true by chance are not called false. Left out: the momentum encoder and its queue.
-The result is a function of the recipe alone, however often the loop was stopped and continued. Knows nothing of command lines, of drawing
-or of where the model is shipped.
+Two losses, as BLIP trains: ITC contrasts the images and captions of a batch; ITM tells true pairs from false ones, the false
+ones drawn by ITC similarity. Added to BLIP's: true captions with one word changed as further ITM negatives (as NegCLIP has
+them for contrastive models), and pairs that are true by chance are not called false. Left out: the momentum encoder and its
+queue. The result is a function of the recipe alone, however often the loop was stopped and continued. Knows nothing of
+command lines, of drawing or of where the model is shipped.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Recipe:
 
     seed: int = 1
     steps: int = 6_000
-    """Learning rate: linear to its peak over `warmup_steps`, constant, linear to zero over the last `decay_share` of the steps."""
+    """Learning rate: linear to its peak over `warmup_steps`, constant, linear to zero over the last `decay_share` of steps."""
     warmup_steps: int = 150
     decay_share: float = 0.3
     itm_first_step: int = 250
-    """ITC alone before: cross-attention has nothing to compare until images and captions mean something, and costs half a step."""
+    """ITC alone before: cross-attention has nothing to compare until images and captions mean something, and is costly."""
     ramp_steps: int = 700
     """Then, steps over which ITM's false pairs go from any of the batch to hard ones; of hard ones alone it learns slowly."""
     scenes: int = 100_000
@@ -115,7 +115,7 @@ def hardness(recipe: Recipe, step: int) -> float:
 
 
 def batch_indices(recipe: Recipe, step: int) -> npt.NDArray[np.int64]:
-    """(B,) scene numbers of a step: each pass goes through all scenes in an order of its own, and drops a last partial batch."""
+    """(B,) scene numbers of a step: each pass goes through all scenes in an order of its own, less a last partial batch."""
     steps_per_pass = recipe.scenes // recipe.batch_size
     epoch, place = divmod(step, steps_per_pass)
     order = np.random.default_rng([recipe.seed, epoch]).permutation(recipe.scenes)
@@ -131,7 +131,7 @@ def normalise(pixels: Pixels) -> Tensor:
 def compute_losses(
     model: BLIP_ITM, temperature: Tensor, image: Tensor, batch: Batch, *, with_itm: bool = True, hard: float = 1.0
 ) -> Losses:
-    """Both losses of a batch of B images, float (B, 3, S, S), at a `hardness`. Draws negatives from torch's global generator."""
+    """Both losses of a batch of B images, float (B, 3, S, S), at a `hardness`. Draws from torch's global generator."""
     image_tokens = model.encode_image(image)
     ids, mask = model.tokenize(batch.captions + batch.changed)  # (2 n, L): true captions, then changed ones
     n = len(batch.captions)
@@ -187,7 +187,9 @@ def _text_embedding(model: BLIP_ITM, ids: Tensor, mask: Tensor) -> Tensor:
 def _match_logits(model: BLIP_ITM, image_tokens: Tensor, ids: Tensor, mask: Tensor, of_image: Tensor) -> Tensor:
     """`model.match_logits`, without computing on most of the padding."""
     groups = _by_length(mask, groups=3)
-    parts = [model.match_logits(image_tokens, ids[rows, :length], mask[rows, :length], of_image[rows]) for rows, length in groups]
+    parts = [
+        model.match_logits(image_tokens, ids[rows, :length], mask[rows, :length], of_image[rows]) for rows, length in groups
+    ]
     return torch.cat(parts)[torch.cat([rows for rows, _ in groups]).argsort()]
 
 
@@ -215,7 +217,6 @@ class Trainer:
             groups, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
         )
         self.step = 0
-        self.at_rest = True  # False within a step
 
     def steps(self) -> Iterator[StepReport]:
         """Train to the recipe's last step, with a report after each step. The caller may stop at any of them, and save."""
@@ -224,7 +225,7 @@ class Trainer:
             yield self._one_step()
 
     def _one_step(self) -> StepReport:
-        started, self.at_rest = time.perf_counter(), False
+        started = time.perf_counter()
         indices = batch_indices(self.recipe, self.step)
         batch = make_batch(self.split, [int(index) for index in indices], f"{self.recipe.seed}/{self.step}")
         rate = learning_rate(self.recipe, self.step)
@@ -248,7 +249,6 @@ class Trainer:
         with torch.no_grad():
             self.log_temperature.clamp_(np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE))
         self.step += 1
-        self.at_rest = True
         return StepReport(
             step=self.step,
             loss=loss.item(),
@@ -301,7 +301,11 @@ class Trainer:
         ours = asdict(self.recipe)
         decay_start = min(int((1 - self.recipe.decay_share) * steps) for steps in (saved["steps"], self.recipe.steps))
         ignored = {"steps", "decay_share"} if step <= decay_start else set()
-        return [f"{name} {saved.get(name)} there, {ours[name]} here" for name in ours if name not in ignored and saved.get(name) != ours[name]]
+        return [
+            f"{name} {saved.get(name)} there, {ours[name]} here"
+            for name in ours
+            if name not in ignored and saved.get(name) != ours[name]
+        ]
 
 
 def export_model(model: BLIP_ITM, folder: Path) -> None:

@@ -57,7 +57,7 @@ def clean_env(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def write_manifest() -> WriteManifest:
     """Writes a table, or a dict of columns, as Parquet to a local path or URL, and returns that."""
 
-    def write(url: str | Path, table: pa.Table | dict[str, Any], **options: Any) -> str:  # noqa: ANN401
+    def write(url: str | Path, table: pa.Table | dict[str, Any], **options: Any) -> str:
         buffer = io.BytesIO()
         pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), buffer, **options)
         write_bytes(str(url), buffer.getvalue(), StorageConfig())

@@ -83,19 +83,27 @@ def test_the_buckets_of_one_server_are_not_those_of_another(s3_env: LocalS3) -> 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_the_server_ends_when_its_parent_is_killed(how: signal.Signals) -> None:
-    program = (
-        "from pipeline.local_s3 import LocalS3\nimport time\ns=LocalS3(); s.start(); print(s.pid, flush=True); time.sleep(60)"
-    )
+    program = """if True:
+        import time
+        from pipeline.local_s3 import LocalS3
+        server = LocalS3()
+        server.start()
+        print(server.pid, *server._sockets, flush=True)
+        time.sleep(60)
+    """
     temporary = tempfile.TemporaryDirectory(prefix="s3-")  # a short path: sockets have 108 characters
     environment = {**os.environ, "TMPDIR": temporary.name}
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
+        first, *sockets = parent.stdout.readline().split()
+        pid = int(first)
         assert alive(pid)
         assert os.getsid(pid) == pid  # a Ctrl-C in the parent's terminal does not reach it
         parent.send_signal(how)
     wait_until_gone(pid)
     temporary.cleanup()
+    for path in (path for pattern in sockets for path in Path("/tmp").glob(pattern)):
+        path.unlink()
 
 
 def test_an_interrupt_in_a_with_block_ends_the_server() -> None:

@@ -35,7 +35,8 @@ def by_the_book(images: Pixels, captions: list[str]) -> Scores:
     with torch.inference_mode():
         logits = torch.cat([model(image[None], [text]) for image, text in zip(normalised, captions, strict=True)])
         cosine = torch.cat([model(image[None], [text], "itc")[0] for image, text in zip(normalised, captions, strict=True)])
-    return Scores(logits.numpy(), logits.softmax(1)[:, 1].numpy(), cosine.numpy())
+        embedding = model.image_embedding(model.encode_image(normalised))
+    return Scores(logits.numpy(), logits.softmax(1)[:, 1].numpy(), cosine.numpy(), embedding.numpy())
 
 
 def assert_close(found: Scores, expected: Scores, atol: float = 2e-5) -> None:
@@ -59,7 +60,11 @@ def test_lists_of_captions(scorer: Scorer, counts: list[int]) -> None:
     images = pixels(len(counts))
     owner = np.repeat(np.arange(len(counts)), counts)
     lists = [[CAPTIONS[index] for index in np.flatnonzero(owner == image)] for image in range(len(counts))]
-    assert_close(scorer.score(images, lists), by_the_book(images[owner], CAPTIONS))
+    found = scorer.score(images, lists)
+    expected = by_the_book(images[owner], CAPTIONS)
+    assert found.image_embedding is not None
+    assert found.image_embedding.shape == (len(counts), 24)
+    assert_close(found._replace(image_embedding=found.image_embedding[owner]), expected)
 
 
 def test_scores_do_not_depend_on_the_rest_of_the_batch(scorer: Scorer) -> None:
@@ -74,8 +79,10 @@ def test_scores_do_not_depend_on_the_rest_of_the_batch(scorer: Scorer) -> None:
 def test_nothing_in_nothing_out(scorer: Scorer) -> None:
     for images, captions in ((pixels(0), []), (pixels(2), [[], []])):
         scores = scorer.score(images, captions)
-        assert [part.shape for part in scores] == [(0, 2), (0,), (0,)]
+        assert [part.shape for part in scores] == [(0, 2), (0,), (0,), (len(images), 24)]
         assert {part.dtype for part in scores} == {np.dtype(np.float32)}
+    alone = scorer.score(pixels(2), ["a", "b"]).image_embedding
+    np.testing.assert_allclose(scores.image_embedding, alone, rtol=0, atol=1e-6)
 
 
 def test_arrays_from_arrow_and_views(scorer: Scorer) -> None:
@@ -98,7 +105,7 @@ def test_arrays_from_arrow_and_views(scorer: Scorer) -> None:
         (pixels(1), "a", "one string for 1 images"),
     ],
 )
-def test_bad_input_is_named(scorer: Scorer, images: Any, captions: Any, message: str) -> None:  # noqa: ANN401
+def test_bad_input_is_named(scorer: Scorer, images: Any, captions: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         scorer.score(images, captions)
 

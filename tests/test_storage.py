@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -302,3 +304,50 @@ def test_storage_errors_decorates() -> None:
 )
 def test_secrets_are_not_shown(url: str, shown: str) -> None:
     assert public_url(url) == shown
+
+
+# ------------------------------------------------------------------ Google Cloud Storage, as far as a stub of its API goes
+
+
+class GoogleStub(BaseHTTPRequestHandler):
+    """Answers listings of a bucket as its name says: `status-404`."""
+
+    def do_GET(self) -> None:
+        status = int(self.path.partition("/b/status-")[2][:3])
+        body = json.dumps({"error": {"code": status, "message": "the reason"}} if status != 200 else {"items": []}).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def google(clean_env: pytest.MonkeyPatch) -> Iterator[None]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), GoogleStub) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        clean_env.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
+        yield
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("operation", "status", "says"),
+    [
+        ("probe", 404, "no such bucket: status-404"),
+        ("probe", 401, "access denied to gs://status-401/a"),
+        ("list", 403, "access denied to gs://status-403/a: the credentials are wrong, or do not allow it; set GOOGLE_APP"),
+        ("read", 404, "not found: gs://status-404/a"),
+    ],
+)
+def test_what_google_refuses(google: None, operation: str, status: int, says: str) -> None:
+    assert says in failure(operation, f"gs://status-{status}/a", StorageConfig(anonymous=True))
+
+
+def test_a_probe_of_google_does_not_need_the_right_to_list(google: None) -> None:
+    storage.probe("gs://status-200/a", StorageConfig(anonymous=True))
+    storage.probe("gs://status-403/a", StorageConfig(anonymous=True))

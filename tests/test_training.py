@@ -133,7 +133,11 @@ def test_validation_between_steps_changes_nothing(tiny_pixels: np.ndarray) -> No
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"seed": 2}, "seed 1 there, 2 here"), ({"learning_rate": 1.0}, "learning_rate"), ({"steps": 3}, "steps 12 there, 3 here")],
+    [
+        ({"seed": 2}, "seed 1 there, 2 here"),
+        ({"learning_rate": 1.0}, "learning_rate"),
+        ({"steps": 3}, "steps 12 there, 3 here"),
+    ],
 )
 def test_another_recipe_is_refused(tiny_pixels: np.ndarray, tmp_path: Path, changes: dict[str, int], message: str) -> None:
     trainer = Trainer(TINY, tiny_pixels)

@@ -280,7 +280,8 @@ class Fetcher:
             except RowError as error:
                 failed.append(FetchResult(request.index, None, error, 0.0))
             else:
-                jobs.append(_Job(request.index, address, address.url.raw_host if isinstance(address, WebAddress) else None))
+                host = (address.url.raw_host or "").lower() if isinstance(address, WebAddress) else None
+                jobs.append(_Job(request.index, address, host))
         return jobs, failed
 
 

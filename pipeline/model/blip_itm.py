@@ -23,10 +23,11 @@ ItmFirstToken = Literal["cls", "enc"]
 
 
 class PairScores(NamedTuple):
-    """Both heads' answers for n (image, caption) pairs."""
+    """Both heads' answers for n (image, caption) pairs of B images."""
 
     itm_logits: Tensor  # (n, 2): mismatch, match
     itc_similarity: Tensor  # (n,): cosine of the pair
+    image_embedding: Tensor  # (B, embed_dim): of length one, of each image
 
 
 class BLIP_ITM(nn.Module):  # noqa: N801 the published name
@@ -95,11 +96,11 @@ class BLIP_ITM(nn.Module):  # noqa: N801 the published name
         packing = pack_captions(image_index, len(image), len(input_ids))
         image_tokens = self.encode_image(image)
         image_embedding = self.image_embedding(image_tokens)
-        if image_index is not None:
-            image_embedding = image_embedding[image_index.to(image_embedding.device)]
+        own = image_embedding if image_index is None else image_embedding[image_index.to(image_embedding.device)]
         return PairScores(
             itm_logits=self._match_logits(image_tokens, input_ids, attention_mask, packing),
-            itc_similarity=(image_embedding * self.text_embedding(input_ids, attention_mask)).sum(dim=-1),
+            itc_similarity=(own * self.text_embedding(input_ids, attention_mask)).sum(dim=-1),
+            image_embedding=image_embedding,
         )
 
     def tokenize(self, captions: str | Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -161,7 +162,7 @@ def _check_vocabulary(tokenizer: CaptionTokenizer, config: MedConfig) -> None:
         )
 
 
-def blip_itm(pretrained: str = "", **kwargs: Any) -> BLIP_ITM:  # noqa: ANN401 those of BLIP_ITM
+def blip_itm(pretrained: str = "", **kwargs: Any) -> BLIP_ITM:
     """A BLIP_ITM with `kwargs`, and with the weights of the checkpoint `pretrained` where one is named.
 
     Raises CheckpointError if the checkpoint cannot be read or lacks a tensor of the model; the error lists what is missing.

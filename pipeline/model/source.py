@@ -233,14 +233,14 @@ def _hub_id(text: str) -> _HubId | None:
 def _from_hub(name: str, hub: _HubId, *, local_files_only: bool = False) -> CheckpointFiles:
     from huggingface_hub import snapshot_download
 
-    with _clear_errors(name):
-        for weights in WEIGHTS_NAMES:
-            wanted = [CONFIG_NAME, VOCAB_NAME, weights]
+    for weights in WEIGHTS_NAMES:
+        wanted = [CONFIG_NAME, VOCAB_NAME, weights]
+        with _clear_hub_errors(name):
             folder = Path(
                 snapshot_download(hub.repo_id, revision=hub.revision, allow_patterns=wanted, local_files_only=local_files_only)
             )
-            if (folder / weights).is_file():
-                return _in_folder(name, folder)
+        if (folder / weights).is_file():
+            return _in_folder(name, folder)
     raise CheckpointError(f"hub repository {name!r} has no {' or '.join(WEIGHTS_NAMES)}")
 
 
@@ -250,8 +250,23 @@ def _check_hub(name: str, hub: _HubId) -> None:
     try:
         _from_hub(name, hub, local_files_only=True)
     except CheckpointError:
-        with _clear_errors(name):
+        with _clear_hub_errors(name):
             HfApi().model_info(hub.repo_id, revision=hub.revision, timeout=HUB_TIMEOUT_S)
+
+
+@contextmanager
+def _clear_hub_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the hub's client, its transport's and the file system's own
+        what = f"{type(error).__name__}: {_first_line(error)}"
+        raise CheckpointError(
+            f"checkpoint {name!r} is no local path, and not to be had from the Hugging Face hub: {what}"[:500]
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "")
 
 
 @contextmanager
@@ -264,5 +279,5 @@ def _clear_errors(name: str) -> Iterator[None]:
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {name!r} not found") from None
     except Exception as error:  # every store's client has exceptions of its own
-        reason = next(iter(str(error).splitlines()), "")
-        raise CheckpointError(f"checkpoint {name!r} cannot be read: {type(error).__name__}: {reason}"[:500]) from error
+        what = f"{type(error).__name__}: {_first_line(error)}"
+        raise CheckpointError(f"checkpoint {name!r} cannot be read: {what}"[:500]) from error

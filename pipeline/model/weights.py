@@ -6,6 +6,7 @@ and the atomic write. Names come out as published whatever the file called them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import re
@@ -79,7 +80,8 @@ def whole_or_not(path: Path, write: Callable[[Path], object]) -> None:
     except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: torch.save's for a full or read-only disk
         raise CheckpointError(f"checkpoint {str(path)!r} cannot be written: {error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder itself may be what is wrong; that error is on its way already
+            partial.unlink(missing_ok=True)
 
 
 def _read_safetensors(files: CheckpointFiles) -> _Raw:

@@ -1,7 +1,7 @@
 """Rendered scenes as one file of pixels, so that training reads them instead of drawing them again.
 
-Owns the file: `<split>-<size>px-<count>-v<version>.u8`, raw uint8 (count, size, size, 3), written under another name until it is whole.
-Knows nothing of captions: they are drawn from the scene, which `sample_scene` gives again for the same index.
+Owns the file: `<split>-<size>px-<count>-v<version>.u8`, raw uint8 (count, size, size, 3), written under another name until it
+is whole. Knows nothing of captions: they are drawn from the scene, which `sample_scene` gives again for the same index.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def render_pixels(split: Split, start: int, stop: int, size: int) -> Pixels:
 def cached_pixels(
     folder: Path, split: Split, count: int, size: int, *, workers: int = 2, progress: Callable[[int], None] | None = None
 ) -> Pixels:
-    """The first `count` scenes of a split, read-only uint8 (count, size, size, 3), rendered into `folder` unless they are there.
+    """The first `count` scenes of a split, read-only uint8 (count, size, size, 3), rendered into `folder` unless already there.
 
     `progress` is called with the number of scenes as they get done. Raises OSError if the folder cannot be written.
     """
@@ -40,12 +40,15 @@ def cached_pixels(
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}.part")
         np.memmap(unfinished, np.uint8, "w+", shape=shape).flush()
-        starts = range(0, count, CHUNK)
-        with get_context("spawn").Pool(workers) as pool:
-            for done in pool.imap_unordered(partial(_render_chunk, unfinished, split.name, shape), starts):
-                if progress:
-                    progress(done)
-        unfinished.replace(path)
+        render = partial(_render_chunk, unfinished, split.name, shape)
+        try:
+            with get_context("spawn").Pool(workers) as pool:
+                for done in pool.imap_unordered(render, range(0, count, CHUNK)):
+                    if progress:
+                        progress(done)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
     return np.memmap(path, np.uint8, "r", shape=shape)
 
 

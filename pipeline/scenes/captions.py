@@ -1,8 +1,9 @@
 """What a caption claims of a scene, whether that is true, and the grammar that words it.
 
-A claim is the meaning: one or two phrases, perhaps a relation and the backdrop. `describe` draws a true claim that may drop details;
-`word` puts a claim into English. Both draw from a generator in the same order whatever the claim's values are, so that two claims of the
-same form, worded from the same seed, differ in the changed word alone. Knows nothing of pixels or of how claims are falsified.
+A claim is the meaning: one or two phrases, perhaps a relation and the backdrop. `describe` draws a true claim that may drop
+details; `word` puts a claim into English. Both draw from a generator in the same order whatever the claim's values are, so
+that two claims of the same form, worded from the same seed, differ in the changed word alone. Knows nothing of pixels or of
+how claims are falsified.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """False captions for a scene: another scene's, or its own with one word changed.
 
 Each is checked against the scene itself before it is returned, so a negative is never true by accident. The changes keep the
-statistics of the words close to those of true captions: a model that doesn't look at the picture must not gain from them. Knows nothing
-of pixels, and of splits only that held-out combinations are not mentioned for scenes that have none.
+statistics of the words close to those of true captions: a model that doesn't look at the picture must not gain from them.
+Knows nothing of pixels, and of splits only that held-out combinations are not mentioned for scenes that have none.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def other_scene(scene: Scene, split: Split, rng: random.Random, n_scenes: int) -
 
 
 def _weight(change: Change, claim: Claim) -> float:
-    """Counts of one are three times as common as others in true captions: changed a third as often, so no count gives a lie away."""
+    """Counts of one, about three times as common as others in true captions, change a third as often: none gives a lie away."""
     return 1 / 3 if change is Change.COUNT and claim.phrases[0].count == 1 else 1.0
 
 

@@ -1,7 +1,7 @@
 """A scene -> a picture -> JPEG bytes. Deterministic for one version of Pillow and libjpeg.
 
-Shapes are drawn as polygons on a canvas of twice the size, then reduced, so that edges are smooth. Knows nothing of captions, splits
-or models; `pixels` is the only place that knows what size a model looks at.
+Shapes are drawn as polygons on a canvas of twice the size, then reduced, so that edges are smooth. Knows nothing of captions,
+splits or models; `pixels` is the only place that knows what size a model looks at.
 """
 
 from __future__ import annotations

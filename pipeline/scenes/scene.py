@@ -1,8 +1,8 @@
 """What a scene is, and the sampling of scenes by (split, index).
 
-A scene is one or two groups of like things on a backdrop. A split is a stream of random seeds of its own, so splits never share a
-scene; the colour-shape combinations of `HELD_OUT` occur in splits whose `unseen_share` is above zero, and nowhere else.
-Knows nothing of captions, and of drawing only what must be legible at 112 pixels.
+A scene is one or two groups of like things on a backdrop. A split is a stream of random seeds of its own, so splits never
+share a scene; the colour-shape combinations of `HELD_OUT` occur in splits whose `unseen_share` is above zero, and nowhere
+else. Knows nothing of captions, and of drawing only what must be legible at 112 pixels.
 """
 
 from __future__ import annotations
@@ -227,7 +227,9 @@ def _extent(radius: float, width: int, height: int) -> tuple[float, float]:
 
 
 def _thing(rng: random.Random, kind: Kind, centre: tuple[float, float], radius: float) -> Thing:
-    return Thing(kind, x=round(centre[0], 4), y=round(centre[1], 4), radius=round(radius, 4), tilt=round(rng.uniform(-12, 12), 1))
+    return Thing(
+        kind, x=round(centre[0], 4), y=round(centre[1], 4), radius=round(radius, 4), tilt=round(rng.uniform(-12, 12), 1)
+    )
 
 
 def _place_pair(rng: random.Random, kinds: list[Kind], relation: Relation, width: int, height: int) -> list[Thing]:
@@ -259,6 +261,9 @@ def _place_apart(rng: random.Random, kinds: list[Kind], width: int, height: int)
         radius = rng.uniform(*RADIUS[kind.size])
         half = _extent(radius, width, height)
         spare = [max(0.5 / side - extent - MARGIN / 2, 0.0) for extent in half]
-        centre = ((column + 0.5) / side + rng.uniform(-spare[0], spare[0]), (row + 0.5) / side + rng.uniform(-spare[1], spare[1]))
+        centre = (
+            (column + 0.5) / side + rng.uniform(-spare[0], spare[0]),
+            (row + 0.5) / side + rng.uniform(-spare[1], spare[1]),
+        )
         things.append(_thing(rng, kind, centre, radius))
     return things

@@ -33,7 +33,7 @@ CAPTIONS = [
 ]
 
 
-def small_model(seed: int = 0, **kwargs: Any) -> BLIP_ITM:  # noqa: ANN401
+def small_model(seed: int = 0, **kwargs: Any) -> BLIP_ITM:
     """A BLIP_ITM of 2 million parameters, nearly all word embeddings, with weights that make every part count."""
     options = {"med_config": SMALL_TEXT, "image_size": SMALL_SIZE, "vit": SMALL_VIT, "embed_dim": 24} | kwargs
     return randomise(BLIP_ITM(**options), seed).eval()

@@ -62,9 +62,11 @@ def test_large_attends_from_768_to_1024() -> None:
 
 
 def test_importing_a_submodule_first_leaves_the_function_in_place() -> None:
-    code = "import pipeline.model.blip_itm; from pipeline.model import blip_itm; assert blip_itm.__name__ == 'blip_itm', blip_itm; blip_itm.mro"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "'function' object has no attribute 'mro'" in result.stderr
+    code = (
+        "import pipeline.model.blip_itm; from pipeline.model import blip_itm;"
+        "import types; assert isinstance(blip_itm, types.FunctionType)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("module", ["pipeline.model", "pipeline.model.source", "pipeline.model.tokenizer"])
@@ -149,7 +151,7 @@ def test_one_string_is_one_caption() -> None:
         (images(2, 64), ["a", "b"], "itm", "48 x 48 pixels"),
     ],
 )
-def test_bad_input_is_named(pixels: torch.Tensor, captions: Any, head: str, message: str) -> None:  # noqa: ANN401
+def test_bad_input_is_named(pixels: torch.Tensor, captions: Any, head: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small_model()(pixels, captions, match_head=head)
 
@@ -189,7 +191,7 @@ def test_training_reaches_every_parameter() -> None:
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
-def test_blip_itm_wants_every_tensor(tmp_path: Any) -> None:  # noqa: ANN401
+def test_blip_itm_wants_every_tensor(tmp_path: Any) -> None:
     model = small_model()
     save_checkpoint(model, tmp_path / "whole.pth", format="pth")
     assert torch.equal(blip_itm(str(tmp_path / "whole.pth"), **SMALL).itm_head.weight, model.itm_head.weight)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from pipeline.model.packing import pack_captions
 
-
 INDICES = st.integers(1, 12).flatmap(
     lambda images: st.tuples(st.just(images), st.lists(st.integers(0, images - 1), max_size=40))
 )

@@ -54,10 +54,11 @@ def test_padding_to_35_gives_the_same_numbers() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("image_size", [224, 384])
 def test_base_model_matches(image_size: int) -> None:
     text = {"num_attention_heads": 12, "hidden_size": 768, "vocab_size": 30_524}
     theirs, ours = reference_pair(image_size, text, VIT_SHAPES["base"], 256)
-    difference = largest_difference(theirs, ours, CAPTIONS[:4], image_size)
+    difference = largest_difference(theirs, ours, CAPTIONS[:3], image_size)
     print(f"largest difference at {image_size} px: {difference:.2e}")  # noqa: T201
     assert difference < TOLERANCE

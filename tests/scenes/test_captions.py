@@ -107,7 +107,7 @@ def test_a_relation_turned_round_is_true_only_the_other_way_round(index: int, se
 @given(st.integers(0, 10**9), st.integers(0, 10**9))
 def test_every_word_is_in_the_vocabulary(index: int, seed: int) -> None:
     text = word(describe(sample_scene(TEST, index), random.Random(seed)), str(seed))
-    tokens = {token for token in re.findall(r"[a-z]+|[^\sa-z0-9_]", text.lower())}
+    tokens = set(re.findall(r"[a-z]+|[^\sa-z0-9_]", text.lower()))
     assert tokens <= {*vocabulary()}, text
     assert len(re.findall(r"[a-z]+|[0-9]|[^\sa-z0-9]", text.lower())) + 2 <= 35, text  # a model reads 35 tokens
 

@@ -135,7 +135,7 @@ class FetchConfig(Section):
     """What may be fetched, and within which limits."""
 
     timeout_s: float = Field(default=10.0, gt=0)
-    """From the first byte sent to the last one received, of one attempt, redirects included."""
+    """One attempt, from resolving the name to the last byte, redirects included."""
     connect_timeout_s: float = Field(default=5.0, gt=0)
     """To resolve, connect and shake hands."""
     retries: int = Field(default=1, ge=0)
@@ -173,14 +173,14 @@ class FetchConfig(Section):
 class ImagesConfig(Section):
     """What may be decoded."""
 
-    max_pixels: int = Field(default=100_000_000, ge=1)
-    """Largest width times height, checked before decoding; 100 megapixels are 300 MB of RGB."""
+    max_pixels: int = Field(default=50_000_000, ge=1)
+    """Largest width times height, checked before decoding. 50 megapixels cost up to 1 GB while a GIF or PNG is decoded."""
     min_side: int = Field(default=4, ge=1)
     """Smaller images (tracking pixels, spacers) fail."""
     max_aspect_ratio: float = Field(default=20.0, ge=1)
     """Longer banners fail."""
     allow_truncated: bool = False
-    """Score images whose file ends early, grey where data lack."""
+    """Score images whose file ends early, with what was there (not WebP and AVIF, whose decoders return no part)."""
 
 
 class Config(Section):

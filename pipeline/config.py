@@ -23,8 +23,9 @@ StrList = Annotated[list[str], BeforeValidator(_as_list)]
 
 def absolute_path(path: str) -> str:
     """Local paths become absolute, because workers run in other directories; URLs stay as they are."""
+    path = path.removeprefix("file://")
     if not path or "://" in path:
-        return path.rstrip("/") if "://" in path else path
+        return path.rstrip("/")
     return str(Path(path).expanduser().absolute())
 
 

@@ -92,6 +92,7 @@ def claim(output: Output, *, overwrite: bool) -> None:
 
     Raises OutputError with the difference, StorageError where the folder cannot be read or written.
     """
+    storage.probe(output.url, output.storage)
     files = [file.url for file in storage.list_files(output.url, output.storage)]
     run_file = output.at(RUN_FILE)
     if overwrite:

@@ -60,7 +60,7 @@ def output_name(relative: str) -> str:
     """An output's name without number and suffix: the input's, made harmless."""
     suffix = next((suffix for suffix in SUFFIXES if relative.lower().endswith(suffix)), "")
     stem = relative[: len(relative) - len(suffix)]
-    return "/".join(_safe_segment(segment) for segment in stem.strip("/").split("/"))
+    return "/".join(_safe_segment(segment) for segment in stem.lstrip("/").split("/"))
 
 
 def _safe_segment(segment: str) -> str:

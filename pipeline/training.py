@@ -212,7 +212,7 @@ class Trainer:
         self.log_temperature = nn.Parameter(torch.tensor(0.07).log())  # learnt, like BLIP's; not part of the model
         decayed = [parameter for parameter in self.model.parameters() if parameter.ndim >= 2]
         others = [parameter for parameter in self.model.parameters() if parameter.ndim < 2]
-        groups = [{"params": decayed}, {"params": [*others, self.log_temperature], "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": [*others, self.log_temperature], "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(
             groups, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
         )

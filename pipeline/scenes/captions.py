@@ -250,5 +250,5 @@ def vocabulary() -> list[str]:
         texts += [*nouns, *(_plural(noun) for noun in nouns)]
     texts += [*COLOUR_SYNONYMS.values(), *(colour.value for colour in Colour), *BACKDROP_WORDS.values()]
     for table in (SIZE_WORDS, FILL_WORDS, NUMBERS, RELATION_WORDS, PLACES):
-        texts += [text for forms in table.values() for text in forms]  # type: ignore[attr-defined]
+        texts += [text for forms in table.values() for text in forms]
     return sorted({token for text in texts for token in re.findall(r"[a-z]+|[0-9]+|[^\sa-z0-9]", text.lower())})

@@ -72,7 +72,6 @@ class Console:
         self.results = Terminal(quiet=quiet, highlight=False, soft_wrap=True)
         self._spinner: Spinner | None = None
         self._logged_s = time.monotonic()
-        self._line = ""
 
     def __enter__(self) -> Console:
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
@@ -84,8 +83,6 @@ class Console:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self._spinner is not None:
             self._spinner.stop()
-        if kind is None and self._line:
-            self.terminal.print(self._line)
 
     def starting(self, what: str) -> None:
         """Something that takes seconds begins."""
@@ -114,12 +111,11 @@ class Console:
 
     def progressed(self, progress: Progress) -> None:
         """Renew the live line, or log one a minute."""
-        self._line = progress_line(progress)
         if self._spinner is not None:
-            self._spinner.update(self._line)
+            self._spinner.update(progress_line(progress))
         elif time.monotonic() - self._logged_s >= LOG_INTERVAL_S:
             self._logged_s = time.monotonic()
-            self.terminal.print(self._line)
+            self.terminal.print(progress_line(progress))
 
     def summarise(self, summary: Summary) -> None:
         """Print the table by status, what the run cost, and where the output is."""
@@ -130,12 +126,13 @@ class Console:
         self.results.print()
         self.results.print(table)
         self.results.print()
-        spent = ", ".join(f"{name} {seconds:,.1f} s" for name, seconds in summary.stage_s.items())
+        means = {name: 1000 * seconds / max(1, summary.rows_scored) for name, seconds in summary.stage_s.items()}
+        spent = ", ".join(f"{name} {milliseconds:,.1f} ms" for name, milliseconds in means.items())
         if summary.rows_scored:
             self.results.print(
                 f"{summary.rows_scored:,} rows scored in {_duration(summary.elapsed_s)} "
                 f"({summary.rows_per_s:,.1f} rows/s once started), replicas busy {summary.busy_share:.0%}; "
-                f"worker time: {spent}"
+                f"a row took: {spent}"
             )
         else:
             self.results.print("everything was done already")

@@ -71,7 +71,7 @@ class Summary(NamedTuple):
     elapsed_s: float
     rows_per_s: float
     busy_share: float
-    stage_s: dict[str, float]  # worker seconds by stage
+    stage_s: dict[str, float]  # summed over rows: of downloads (many at a time), of decoding and of scoring
     bytes_read: int
     output: str
 

@@ -16,11 +16,11 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 from pipeline import dataflow, output
-from pipeline.config import Config, ModelConfig
+from pipeline.config import Config
 from pipeline.dataflow import Committer, MakeScorer
 from pipeline.errors import CapsieveError, ConfigError
 from pipeline.manifest import Manifest, find_manifest
-from pipeline.model.facts import ModelInfo, describe
+from pipeline.model.facts import ModelInfo, describe, storage_options
 from pipeline.output import Counts, Output
 from pipeline.progress import Plan, Progress, Resources, Summary, Tracker, plan_chunks
 from pipeline.schema import ScorerProtocol, score_schema
@@ -69,7 +69,7 @@ def score(config: Config, listener: Listener, make_scorer: MakeScorer | None = N
     with dataflow.cluster(config):
         resources = dataflow.plan_resources(config)
         if make_scorer is None:
-            make_scorer = functools.partial(load_scorer, config.model, resources)
+            make_scorer = functools.partial(load_scorer, config, resources)
         listener.planned(_plan(job, resources))
         _stream(job, resources, make_scorer, listener, began)
     summary = _summary(job, resources, time.monotonic() - began)
@@ -85,7 +85,7 @@ def prepare(config: Config, listener: Listener) -> Job:
         raise ConfigError("no output: name a folder with --output.path")
     listener.starting("manifest")
     manifest = find_manifest(config.input, config.storage, config.output.rows_per_output_file)
-    model = describe(config.model)
+    model = describe(config.model, config.storage)
     embedding_dim = model.embed_dim if config.output.image_embedding else None
     out = Output(
         url=config.output.path,
@@ -99,20 +99,19 @@ def prepare(config: Config, listener: Listener) -> Job:
     return Job(config, manifest, model, out, Tracker(manifest, output.scan(out, manifest.shards)))
 
 
-def load_scorer(model: ModelConfig, resources: Resources) -> ScorerProtocol:
+def load_scorer(config: Config, resources: Resources) -> ScorerProtocol:
     """The scorer of a replica; called in the replica's own process."""
-    import torch
+    from pipeline.scorer import load_scorer as load  # brings torch, which a driver must not pay for
 
-    from pipeline.scorer import load_scorer as load
-
-    if resources.device == "cpu":
-        torch.set_num_threads(resources.threads)
+    model = config.model
     return load(
         model.checkpoint,
         image_size=model.image_size,
         device=resources.device if model.device == "auto" else model.device,
         precision=model.precision,
         itm_first_token=model.itm_first_token,
+        storage_options=storage_options(model.checkpoint, config.storage),
+        threads=resources.threads if resources.device == "cpu" else None,
     )
 
 

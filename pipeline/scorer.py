@@ -143,7 +143,13 @@ def load_scorer(
     precision: Precision = "auto",
     itm_first_token: ItmFirstToken = "cls",
     storage_options: dict[str, Any] | None = None,
+    threads: int | None = None,
 ) -> Scorer:
-    """A scorer with a checkpoint's model; the arguments are those of `load_model` and `Scorer`."""
+    """A scorer with a checkpoint's model; the arguments are those of `load_model` and `Scorer`.
+
+    threads: CPU threads of this process's torch, for replicas that share a machine; None: torch's own choice.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
     model = load_model(checkpoint, image_size=image_size, itm_first_token=itm_first_token, storage_options=storage_options)
     return Scorer(model, device, precision)

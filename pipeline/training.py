@@ -14,6 +14,7 @@ import string
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,10 +30,11 @@ from pipeline.model.checkpoint import save_checkpoint
 from pipeline.model.tokenizer import BERT_TOKENS, CaptionTokenizer
 from pipeline.scenes.batches import CAPTIONS_PER_SCENE, Batch, make_batch
 from pipeline.scenes.captions import vocabulary
-from pipeline.scenes.scene import TRAIN, Split
+from pipeline.scenes.scene import COLOURS, TRAIN, Split, sample_scene
 from pipeline.scorer import MEAN, STD, Scorer
 
 Pixels = npt.NDArray[np.uint8]
+MIXED_EVERY = 4  # once batches are of one palette, every fourth is mixed all the same: colours must not be forgotten
 MAX_TEMPERATURE = 0.5  # as BLIP clamps it
 MIN_TEMPERATURE = 0.01  # below, one hard pair of a small batch outweighs all others
 
@@ -46,13 +48,15 @@ class Recipe:
     """Learning rate: linear to its peak over `warmup_steps`, constant, linear to zero over the last `decay_share` of steps."""
     warmup_steps: int = 150
     decay_share: float = 0.3
-    itm_first_step: int = 250
+    itm_first_step: int = 1_500
     """ITC alone before: cross-attention has nothing to compare until images and captions mean something, and is costly."""
-    ramp_steps: int = 700
+    ramp_steps: int = 400
     """Then, steps over which ITM's false pairs go from any of the batch to hard ones; of hard ones alone it learns slowly."""
     scenes: int = 100_000
     """Pictures to draw batches from; each pass words them anew."""
     batch_size: int = 32
+    mixed_steps: int = 250
+    """Then batches are of scenes of the same colours: what else there is to see must tell them apart, or only colours are learnt."""
     learning_rate: float = 8e-4
     weight_decay: float = 0.05
     max_gradient_norm: float = 1.0
@@ -114,12 +118,34 @@ def hardness(recipe: Recipe, step: int) -> float:
     return min(1.0, max(0, step - recipe.itm_first_step) / max(1, recipe.ramp_steps))
 
 
-def batch_indices(recipe: Recipe, step: int) -> npt.NDArray[np.int64]:
-    """(B,) scene numbers of a step: each pass goes through all scenes in an order of its own, less a last partial batch."""
-    steps_per_pass = recipe.scenes // recipe.batch_size
-    epoch, place = divmod(step, steps_per_pass)
-    order = np.random.default_rng([recipe.seed, epoch]).permutation(recipe.scenes)
-    return order[place * recipe.batch_size : (place + 1) * recipe.batch_size]
+def batch_indices(recipe: Recipe, step: int, palettes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(B,) scene numbers of a step, of mixed scenes or of scenes of one palette; `palettes` (scenes,) is each scene's.
+
+    A pass goes through all scenes once in an order of its own, less last partial batches.
+    """
+    mixed = step < recipe.mixed_steps or step % MIXED_EVERY == 0
+    batches = _pass_batches(recipe, step // (recipe.scenes // recipe.batch_size), mixed, palettes.tobytes())
+    return batches[step % len(batches)]
+
+
+@lru_cache(maxsize=4)
+def _pass_batches(recipe: Recipe, number: int, mixed: bool, palettes: bytes) -> npt.NDArray[np.int64]:
+    """(batches, B): one pass through the scenes."""
+    rng = np.random.default_rng([recipe.seed, number, mixed])
+    order = rng.permutation(recipe.scenes)
+    palette = np.frombuffer(palettes, np.int64)[order]
+    groups = [order] if mixed else [order[palette == one] for one in np.unique(palette)]
+    size = recipe.batch_size
+    batches = np.concatenate([group[: len(group) // size * size].reshape(-1, size) for group in groups])
+    return rng.permutation(batches) if len(batches) else order[:size][None]
+
+
+def find_palettes(split: Split, scenes: int) -> npt.NDArray[np.int64]:
+    """(scenes,) for each scene a number that stands for the set of colours of its things."""
+    numbers = {colour: 1 << bit for bit, colour in enumerate(COLOURS)}
+    return np.array(
+        [sum({numbers[thing.kind.colour] for thing in sample_scene(split, index).things}) for index in range(scenes)], np.int64
+    )
 
 
 def normalise(pixels: Pixels) -> Tensor:
@@ -208,6 +234,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, pixels: Pixels, *, split: Split = TRAIN) -> None:
         self.recipe, self.pixels, self.split = recipe, pixels, split
+        self.palettes = find_palettes(split, recipe.scenes)
         self.model = build_model(recipe)
         self.log_temperature = nn.Parameter(torch.tensor(0.07).log())  # learnt, like BLIP's; not part of the model
         decayed = [parameter for parameter in self.model.parameters() if parameter.ndim >= 2]
@@ -226,7 +253,7 @@ class Trainer:
 
     def _one_step(self) -> StepReport:
         started = time.perf_counter()
-        indices = batch_indices(self.recipe, self.step)
+        indices = batch_indices(self.recipe, self.step, self.palettes)
         batch = make_batch(self.split, [int(index) for index in indices], f"{self.recipe.seed}/{self.step}")
         rate = learning_rate(self.recipe, self.step)
         for group in self.optimizer.param_groups:

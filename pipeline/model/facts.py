@@ -10,9 +10,9 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pipeline.config import ModelConfig
+from pipeline.config import ModelConfig, StorageConfig
 from pipeline.errors import CheckpointError
 from pipeline.model.names import POS_EMBED, from_hugging_face, is_hugging_face
 from pipeline.model.source import CheckpointFiles, checkpoint_sha256, locate, sniff
@@ -31,9 +31,9 @@ class ModelInfo(NamedTuple):
     embed_dim: int
 
 
-def describe(config: ModelConfig) -> ModelInfo:
+def describe(config: ModelConfig, storage: StorageConfig) -> ModelInfo:
     """Facts of `model.checkpoint`, downloaded where it is elsewhere. Raises CheckpointError for what is no BLIP_ITM."""
-    files = locate(config.checkpoint)
+    files = locate(config.checkpoint, storage_options(config.checkpoint, storage))
     shapes = _shapes(files)
     missing = [name for name in (POS_EMBED, _PATCHES, _PROJECTION) if name not in shapes]
     if missing:
@@ -45,6 +45,13 @@ def describe(config: ModelConfig) -> ModelInfo:
         image_size=config.image_size or grid * shapes[_PATCHES][-1],
         embed_dim=shapes[_PROJECTION][0],
     )
+
+
+def storage_options(checkpoint: str, storage: StorageConfig) -> dict[str, Any]:
+    """How fsspec reaches a checkpoint's store: the run's own endpoint, where it is an S3 store."""
+    if not checkpoint.startswith("s3://"):
+        return {}
+    return {"endpoint_url": storage.endpoint_url, "anon": storage.anonymous}
 
 
 def _shapes(files: CheckpointFiles) -> Mapping[str, tuple[int, ...]]:

@@ -3,7 +3,7 @@
     python benchmarks/scorer.py [--rounds N] [--images N] [--threads N]
 
 Random weights, the same in both models; captions of 8 to 16 tokens. The limit is what the machine's own
-matrix multiplication reaches, over the FLOPs of one pass (image 111, cross-attention keys and values 16, 0.4 a token, in GFLOP).
+matrix multiplication reaches, over the GFLOP of one pass (image 111, cross-attention keys and values 16, 0.4 a token).
 """
 
 from __future__ import annotations

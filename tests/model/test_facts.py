@@ -51,6 +51,7 @@ def test_no_torch_is_paid_for_safetensors(tmp_path: Path) -> None:
     save_checkpoint(tiny_model(), tmp_path / "m.safetensors")
     code = (
         "import sys; from pipeline.config import *; from pipeline.model.facts import describe; "
-        f"describe(ModelConfig(checkpoint={str(tmp_path / 'm.safetensors')!r}), StorageConfig()); sys.exit('torch' in sys.modules)"
+        f"path = {str(tmp_path / 'm.safetensors')!r}; "
+        "describe(ModelConfig(checkpoint=path), StorageConfig()); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

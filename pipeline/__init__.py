@@ -2,7 +2,8 @@
 
 The way of a row, and the module that owns each step:
 
-    manifest   finds Parquet manifests, recognises columns, cuts them into shards
+    manifest   finds Parquet manifests, recognises columns (`columns`), cuts them into shards (`shards`)
+    records    rows -> images: which rows name the same one
     fetch      URL -> bytes, under rules
     images     bytes -> uint8 pixels
     model      BLIP_ITM as published; usable alone: `from pipeline.model import blip_itm`
@@ -10,13 +11,16 @@ The way of a row, and the module that owns each step:
     stages     the above lifted to Arrow batches: what each Ray stage calls
     dataflow   the graph in one expression; the only module that imports Ray
     output     staged parts, commit of a shard, resume, provenance
+    progress   what the driver knows of a run: plan, coverage, summary
     run        the driver's loop: resume -> dataflow -> receipts -> commits -> summary
 
 beside them
 
-    schema, errors, config, storage   what flows, how it fails, every setting, how stores are opened
-    scenes, training, evaluate        rendered scenes, the demo model's training, AUC and its intervals
-    local_s3                          a real S3 server on loopback, for the demo, tests and benchmarks
+    schema, errors, config, commandline   what flows, how it fails, every setting, how settings are read
+    storage                               how stores are opened, read and written; `storage_failures`, `local_files`
+    evaluate, labelled                    AUC and its intervals; of a labelled manifest
+    scenes, training, scene_evaluation    rendered scenes, the demo model's training, its figures
+    local_s3                              a real S3 server on loopback, for the demo, tests and benchmarks
 
 This file imports nothing.
 """

@@ -28,8 +28,9 @@ from pipeline.errors import CapsieveError, ConfigError
 from pipeline.manifest import Manifest, Shard
 from pipeline.output import Counts, Output
 from pipeline.progress import Resources
+from pipeline.records import Chunk
 from pipeline.schema import Receipt, ScorerProtocol
-from pipeline.stages import Chunk, image_blocks, score_images
+from pipeline.stages import image_blocks, score_images
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,9 @@ from pipeline.config import Config
 from pipeline.errors import ManifestError
 from pipeline.evaluate import parse_labels
 from pipeline.manifest import Manifest, find_manifest, read_rows
+from pipeline.records import Chunk
 from pipeline.schema import ScorerProtocol, Status
-from pipeline.stages import Chunk, image_blocks, score_images
+from pipeline.stages import image_blocks, score_images
 
 DEFAULT_BATCH_SIZE = 16
 LABEL_NAMES = ("label", "labels", "is_match", "match", "good", "target")

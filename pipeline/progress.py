@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from pipeline.manifest import Manifest
 from pipeline.output import Counts, Staged
+from pipeline.records import Chunk
 from pipeline.schema import Receipt, Status
-from pipeline.stages import Chunk
 
 
 class Resources(NamedTuple):

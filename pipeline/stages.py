@@ -21,43 +21,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.config import Config
-from pipeline.errors import DecodeError, InvalidRowError, RowError
+from pipeline.errors import DecodeError
 from pipeline.fetch import Fetcher, FetchRequest
-from pipeline.manifest import Columns, Manifest, base_url, read_rows
-from pipeline.schema import IMAGES, CaptionLengths, Reason, ScorerProtocol, Scores, Status, score_schema, scored_schema
-
-Caption = str | None
-
-
-class Chunk(NamedTuple):
-    """The unit of work: rows of one shard, as half-open ranges of row numbers within it."""
-
-    shard: int  # index into Manifest.shards
-    ranges: tuple[tuple[int, int], ...]
-
-
-@dataclass
-class ImageRecord:
-    """One image of a chunk, with every row that names it. Field names are those of `schema.IMAGES`."""
-
-    rows: list[int]
-    captions: list[list[Caption]]
-    data: bytes | None = None
-    url: str | None = None
-    pixels: npt.NDArray[np.uint8] | None = None
-    status: Status = Status.SUCCESS
-    error_message: str | None = None
-    original_width: int | None = None
-    original_height: int | None = None
-    image_sha256: str | None = None
-    fetch_s: float = 0.0
-    decode_s: float = 0.0
-    bytes_read: int = 0
-
-    def fail(self, error: RowError) -> None:
-        """Keep travelling, without pixels."""
-        self.status, self.error_message = error.status, error.reason
-
+from pipeline.manifest import Manifest, base_url, read_rows
+from pipeline.records import Caption, Chunk, ImageRecord, plan_images
+from pipeline.schema import IMAGES, CaptionLengths, ScorerProtocol, Scores, score_schema, scored_schema
 
 # ------------------------------------------------------------------ rows -> images
 
@@ -90,37 +58,6 @@ def image_blocks(chunk: Chunk, manifest: Manifest, config: Config, image_size: i
     yield from block.flush()
 
 
-def plan_images(rows: pa.Table, columns: Columns) -> list[ImageRecord]:
-    """One record an image: rows with the same URL share it, rows with bytes of their own have one each.
-
-    `rows` has a column `row` (int64) beside the manifest's own.
-    """
-    captions = _captions(rows, columns)
-    images = _column(rows, columns.image)
-    urls = _column(rows, columns.url)
-    records: list[ImageRecord] = []
-    by_url: dict[str, ImageRecord] = {}
-    for row, caption, image, url in zip(rows["row"].to_pylist(), captions, images, urls, strict=True):
-        record = ImageRecord([row], [caption])
-        data, path = _image_value(image)
-        reference = _reference(url) or path
-        if not any(text is not None for text in caption):
-            record.fail(InvalidRowError(Reason.NO_CAPTION))
-        elif data is not None:
-            record.data = data
-        elif reference is None:
-            record.fail(InvalidRowError(Reason.NO_IMAGE))
-        elif reference in by_url:
-            by_url[reference].rows.append(row)
-            by_url[reference].captions.append(caption)
-            continue
-        else:
-            record.url = reference
-            by_url[reference] = record
-        records.append(record)
-    return records
-
-
 def _read(chunk: Chunk, manifest: Manifest, config: Config) -> pa.Table:
     shard = manifest.shards[chunk.shard]
     names = [name for name in (manifest.columns.url, manifest.columns.image, manifest.columns.caption) if name is not None]
@@ -129,33 +66,6 @@ def _read(chunk: Chunk, manifest: Manifest, config: Config) -> pa.Table:
         table = read_rows(shard, config.storage, names, start, stop).select(names)
         tables.append(table.append_column("row", pa.array(range(start, stop), pa.int64())))
     return pa.concat_tables(tables)
-
-
-def _column(rows: pa.Table, name: str | None) -> list[Any]:
-    return [None] * rows.num_rows if name is None else rows[name].to_pylist()
-
-
-def _captions(rows: pa.Table, columns: Columns) -> list[list[Caption]]:
-    values = rows[columns.caption].to_pylist()
-    if pa.types.is_nested(rows.schema.field(columns.caption).type):
-        return [[_caption(text) for text in value or ()] for value in values]
-    return [[_caption(value)] for value in values]
-
-
-def _caption(text: str | None) -> Caption:
-    """A blank caption says nothing that an image could match: it is none."""
-    return text if text is not None and text.strip() else None
-
-
-def _image_value(image: Any) -> tuple[bytes | None, str | None]:
-    """Bytes and path of an image column's value: binary, or Hugging Face's struct of both."""
-    if isinstance(image, dict):
-        return image.get("bytes"), _reference(image.get("path"))
-    return image, None
-
-
-def _reference(url: str | None) -> str | None:
-    return url.strip() or None if url is not None else None
 
 
 def _decode(record: ImageRecord, data: bytes, config: Config, image_size: int) -> None:
@@ -217,11 +127,12 @@ def score_images(
     """
     records = images.drop_columns(["pixels"]).to_pylist()
     texts = [[text for row in record["captions"] for text in row if text is not None] for record in records]
-    with_pixels = images["pixels"].is_valid().to_numpy(zero_copy_only=False).nonzero()[0].tolist()
+    pixels = one_chunk(images["pixels"])
+    with_pixels = pixels.is_valid().to_numpy(zero_copy_only=False).nonzero()[0].tolist()
     scored: dict[int, _ImageScores] = {}
     for start in range(0, len(with_pixels), batch_size):
         batch = with_pixels[start : start + batch_size]
-        scored |= _score_batch(images, texts, batch, scorer)
+        scored |= _score_batch(pixels, texts, batch, scorer)
     lengths = _lengths(texts, scorer)
     rows = [
         row
@@ -232,16 +143,20 @@ def score_images(
     return pa.Table.from_pylist(rows, schema=scored_schema(score_schema(lists=lists, embedding_dim=dim)))
 
 
-def pixel_array(images: pa.Table, first: int, last: int) -> npt.NDArray[np.uint8]:
+def one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """The column as one array: without a copy where it is one already, as the fetch stage makes it."""
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def pixel_array(pixels: pa.LargeBinaryArray, first: int, last: int) -> npt.NDArray[np.uint8]:
     """Pixels of the records from `first` to `last`, both included: uint8 (B, S, S, 3), a view of the block's own memory.
 
     Records without pixels between them are passed over: a null occupies no bytes, so that the others lie side by side.
     """
-    column = images["pixels"].combine_chunks()
-    chunk = (column.chunk(0) if isinstance(column, pa.ChunkedArray) else column).slice(first, last - first + 1)
-    count = len(chunk) - chunk.null_count
-    offsets = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
-    flat = np.frombuffer(chunk.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
+    run = pixels.slice(first, last - first + 1)
+    count = len(run) - run.null_count
+    offsets = np.frombuffer(run.buffers()[1], np.int64)[run.offset : run.offset + len(run) + 1]
+    flat = np.frombuffer(run.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
     side = math.isqrt(len(flat) // count // 3)
     return flat.reshape(count, side, side, 3)
 
@@ -252,9 +167,11 @@ class _ImageScores(NamedTuple):
     seconds: float
 
 
-def _score_batch(images: pa.Table, texts: list[list[str]], batch: list[int], scorer: ScorerProtocol) -> dict[int, _ImageScores]:
+def _score_batch(
+    pixels: pa.LargeBinaryArray, texts: list[list[str]], batch: list[int], scorer: ScorerProtocol
+) -> dict[int, _ImageScores]:
     began = time.perf_counter()
-    scores = scorer.score(pixel_array(images, batch[0], batch[-1]), [texts[index] for index in batch])
+    scores = scorer.score(pixel_array(pixels, batch[0], batch[-1]), [texts[index] for index in batch])
     seconds = (time.perf_counter() - began) / len(batch)
     ends = np.cumsum([len(texts[index]) for index in batch]).tolist()
     split: dict[int, _ImageScores] = {}

@@ -16,58 +16,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.config import Config
-from pipeline.manifest import Columns, find_manifest
+from pipeline.manifest import find_manifest
+from pipeline.records import Chunk
 from pipeline.schema import IMAGES, score_schema, scored_schema
-from pipeline.stages import Chunk, image_blocks, pixel_array, plan_images, score_images
+from pipeline.stages import image_blocks, pixel_array, score_images
 from tests.echo import EchoScorer
 
 SIZE = 16
-URLS = Columns(url="url", caption="caption", image=None, key=None)
 
 
 def png(grey: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (20, 10), (grey, grey, grey)).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def rows_of(**columns: list[Any]) -> pa.Table:
-    table = pa.table(columns)
-    return table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
-
-
-def test_rows_of_one_url_become_one_image() -> None:
-    records = plan_images(rows_of(url=["u", "v", "u"], caption=["a", "b", "c"]), URLS)
-    assert [(r.url, r.rows, r.captions) for r in records] == [("u", [0, 2], [["a"], ["c"]]), ("v", [1], [["b"]])]
-
-
-@pytest.mark.parametrize(
-    ("url", "caption", "reason"),
-    [
-        (None, "a", "no image"),
-        ("", "a", "no image"),
-        ("  ", "a", "no image"),
-        ("u", None, "no caption"),
-        ("u", "", "no caption"),
-        ("u", " \n\t", "no caption"),
-    ],
-)
-def test_rows_without_image_or_caption_are_invalid(url: str | None, caption: str | None, reason: str) -> None:
-    rows = rows_of(url=pa.array([url], pa.string()), caption=pa.array([caption], pa.string()))  # type: ignore[arg-type]
-    (record,) = plan_images(rows, URLS)
-    assert (record.status, record.error_message, record.url) == ("invalid_row", reason, None)
-
-
-def test_an_invalid_row_does_not_spoil_others_of_its_image() -> None:
-    records = plan_images(rows_of(url=["u", "u"], caption=[None, "b"]), URLS)
-    assert [(r.status, r.rows) for r in records] == [("invalid_row", [0]), ("success", [1])]
-
-
-def test_bytes_in_the_row_come_before_urls() -> None:
-    columns = Columns(url="url", caption="caption", image="image", key=None)
-    image = pa.array([{"bytes": b"x", "path": None}, {"bytes": None, "path": "p.png"}, None])
-    records = plan_images(rows_of(url=[None, None, "u"], caption=["a", "b", "c"], image=image), columns)  # type: ignore[arg-type]
-    assert [(r.data, r.url) for r in records] == [(b"x", None), (None, "p.png"), (None, "u")]
 
 
 @pytest.fixture
@@ -151,12 +112,11 @@ def test_embeddings_are_those_of_the_row_s_image(folder: Path) -> None:
 def test_pixels_are_found_between_nulls_without_a_copy(present: list[bool], data: st.DataObject) -> None:
     images = [np.full((4, 4, 3), number, np.uint8) if there else None for number, there in enumerate(present)]
     column = pa.array([None if image is None else image.tobytes() for image in images], pa.large_binary())
-    table = pa.table({"pixels": column})
     valid = [number for number, there in enumerate(present) if there]
     if not valid:
         return
     first, last = sorted((data.draw(st.sampled_from(valid)), data.draw(st.sampled_from(valid))))
-    pixels = pixel_array(table.slice(0, len(present)), first, last)
+    pixels = pixel_array(column, first, last)
     assert pixels[:, 0, 0, 0].tolist() == [number for number in valid if first <= number <= last]
     assert pixels.base is not None, "a view, not a copy"
 

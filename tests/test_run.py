@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline import dataflow, output, run, storage
 from pipeline.commandline import load
 from pipeline.config import Config, StorageConfig
-from pipeline.errors import OutputError, StorageError
+from pipeline.errors import ConfigError, OutputError, StorageError
 from pipeline.local_s3 import LocalS3
 from pipeline.progress import Plan, Progress, Summary, plan_chunks
 from tests.echo import EchoScorer
@@ -277,3 +277,25 @@ def test_a_worker_s_user_error_reaches_the_driver_as_itself(tmp_path: Path, chec
     with pytest.raises(StorageError):
         list(dataflow.receipts(dataset))
     assert ray.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "words"),
+    [
+        ("compute", {"replicas": 99}, "compute.replicas is 99, but a cluster of"),
+        ("compute", {"fetch_cpus": 999.0}, "are too few for"),
+        ("model", {"device": "cuda"}, "model.device is cuda, but the cluster has no GPUs"),
+    ],
+)
+def test_more_than_the_cluster_has_is_refused_before_it_hangs(section: str, settings: dict[str, Any], words: str) -> None:
+    """Ray would wait for ever for resources that no node has (NVIDIA-NeMo/Curator#1544)."""
+    with pytest.raises(ConfigError, match=words):
+        dataflow.plan_resources(load(None, {section: settings}))
+
+
+def test_resources_without_gpus() -> None:
+    cpus = int(ray.cluster_resources()["CPU"])
+    resources = dataflow.plan_resources(Config())
+    assert (resources.device, resources.cpus) == ("cpu", cpus)
+    assert resources.replicas == max(1, cpus // 8)
+    assert resources.threads * resources.replicas <= max(cpus, resources.replicas)

@@ -30,6 +30,9 @@ from pipeline.evaluate import HeadMetrics, Interval, evaluate_head
 from pipeline.scene_evaluation import SceneRow, scene_table, score_scenes
 from pipeline.scenes.scene import SPLITS
 
+TABLE_WIDTH = 120  # also where there is no terminal: a table that wraps cannot be read or searched
+DEMO = "model: a demo model, trained on rendered scenes: give a real one with --model.checkpoint Salesforce/blip-itm-base-coco"
+
 
 def main(argv: list[str]) -> int:
     """Run the program; returns its exit code."""
@@ -105,6 +108,8 @@ def _manifest(config: Config, options: argparse.Namespace) -> dict[str, Any]:
         }
     except ValueError as error:
         raise ConfigError(f"{error} ({len(pairs.labels)} pairs scored, {pairs.failures.total()} failed)") from None
+    if not config.model.checkpoint:
+        print(DEMO, file=sys.stderr)
     if not options.json:
         _print_heads(heads)
         for reason, count in pairs.failures.most_common():
@@ -141,7 +146,7 @@ def _probability(logit: float) -> float:
 
 
 def _print_heads(heads: dict[str, HeadMetrics]) -> None:
-    out = Console()
+    out = Console(width=TABLE_WIDTH)
     first = next(iter(heads.values()))
     out.print(f"{first.pairs:,} pairs, {first.positives:,} of them good; 95 % intervals in brackets")
     summary = Table("head", "AUC", "average precision", box=None, header_style="bold")
@@ -164,7 +169,7 @@ def _print_scenes(rows: Iterable[SceneRow]) -> None:
         table.add_row(
             row.scenes, row.negatives, row.head, f"{metrics.pairs:,}", _show(metrics.auc), _show(metrics.average_precision)
         )
-    Console(width=120).print(table)
+    Console(width=TABLE_WIDTH).print(table)
 
 
 def _show(interval: Interval) -> str:

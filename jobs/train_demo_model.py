@@ -34,7 +34,7 @@ from pipeline.scenes.cache import cached_pixels
 from pipeline.scenes.scene import TRAIN, VALIDATION
 
 if TYPE_CHECKING:
-    from pipeline.training import Recipe, Trainer
+    from pipeline.training import Recipe, StepReport, Trainer
 
 LOG_EVERY_STEPS = 10
 SAVE_EVERY_S = 60.0
@@ -150,8 +150,7 @@ def _train(trainer: Trainer, folder: Path, progress: Progress, stop: _Stop) -> N
     saved_s = time.monotonic()
     with log.open("a", encoding="utf-8") as metrics:
         for report in trainer.steps():
-            note = f"itc {report.itc_loss:.2f}, itm {report.itm_loss:.3f} ({report.itm_accuracy:.0%})"
-            progress.update(task, completed=report.step, note=note)
+            progress.update(task, completed=report.step, note=_note(report))
             if report.step % LOG_EVERY_STEPS == 0:
                 metrics.write(_line(report._asdict()))
             if report.step % VALIDATE_EVERY_STEPS == 0:
@@ -163,6 +162,12 @@ def _train(trainer: Trainer, folder: Path, progress: Progress, stop: _Stop) -> N
                 trainer.save(folder / "state.pt")
                 saved_s = time.monotonic()
     trainer.save(folder / "state.pt")
+
+
+def _note(report: StepReport) -> str:
+    """What of a step is shown behind the bar."""
+    losses = {"patches": report.patch_loss, "itc": report.itc_loss, "itm": report.itm_loss}
+    return ", ".join(f"{name} {loss:.2f}" for name, loss in losses.items() if math.isfinite(loss))
 
 
 def _forget_after(log: Path, step: int) -> None:

@@ -60,7 +60,7 @@ class _Ranking(NamedTuple):
 
 
 def parse_labels(values: Sequence[Any]) -> Bools:
-    """Labels as users write them (0/1, booleans, good/bad, yes/no, ...) to booleans. ValueError names the first that is none."""
+    """Labels as users write them (0/1, good/bad, yes/no, ...) to booleans. ValueError names the first that is none."""
     labels = np.empty(len(values), dtype=np.bool_)
     for index, value in enumerate(values):
         text = str(value).strip().lower()
@@ -140,7 +140,7 @@ def _rank(good: Bools, values: Floats) -> _Ranking:
 
 
 def _figures(ranking: _Ranking, kept: Bools, weights: Floats) -> Floats:
-    """Weighted figures. weights: (r, n), by rank. Returns (r, 2 + 3 cuts): AUC, AP, then each cut's precision, recall, kept share."""
+    """Weighted figures. weights: (r, n), by rank. Gives (r, 2 + 3 cuts): AUC, AP, each cut's precision, recall, kept share."""
     good, bad = weights * ranking.good, weights * (1 - ranking.good)
     n_good, n_bad = good.sum(axis=1), bad.sum(axis=1)
     tie_good = np.add.reduceat(good, ranking.tie_starts, axis=1)

@@ -63,6 +63,20 @@ def test_rendered_scenes_as_a_table() -> None:
         assert words in done.stdout
 
 
+@pytest.mark.slow
+def test_training_stops_at_its_time_and_goes_on_to_a_model(tmp_path: Path) -> None:
+    arguments = ("--out", str(tmp_path / "run"), "--steps", "4", "--scenes", "64", "--threads", "1")
+    stopped = run_job("train_demo_model", *arguments, "--minutes", "0.000001")
+    assert stopped.returncode == 0, stopped.stderr
+    assert stopped.stdout == "stopped after 1 of 4 steps; the same command with --resume goes on\n"
+    again = run_job("train_demo_model", *arguments)
+    assert again.returncode == 2
+    assert "give --resume" in again.stderr
+    resumed = run_job("train_demo_model", *arguments, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert {path.name for path in (tmp_path / "run" / "model").iterdir()} == {"model.safetensors", "config.json", "vocab.txt"}
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [

@@ -18,21 +18,17 @@ from pipeline.model import load_model
 from pipeline.model.tokenizer import CaptionTokenizer
 from pipeline.scene_evaluation import SceneScores, score_scenes
 from pipeline.scenes.cache import render_pixels
-from pipeline.scenes.scene import TEST, TRAIN
+from pipeline.scenes.patches import ATTRIBUTES, NOTHING, patch_attributes
+from pipeline.scenes.scene import TEST, TRAIN, sample_scene
 from pipeline.scorer import Scorer
-from pipeline.training import (
-    Recipe,
-    Trainer,
-    batch_indices,
-    contrastive_loss,
-    demo_vocabulary,
-    draw_hard_negatives,
-    export_model,
-    learning_rate,
-)
+from pipeline.training import Phase, Recipe, Trainer, demo_vocabulary, export_model
+from pipeline.training_losses import contrastive_loss, draw_negatives, patch_classes, patch_loss
 
 DEMO = Path(pipeline.model.__file__).with_name("demo")
-TINY = Recipe(steps=12, warmup_steps=2, scenes=24, batch_size=6, learning_rate=2e-3, image_size=32)
+PHASES = (Phase(0), Phase(2, itc=True), Phase(4, itc=True, itm=True, one_palette=True, ramp_steps=4))
+TINY = Recipe(
+    steps=12, phases=PHASES, decay_share=0.25, warmup_steps=2, scenes=24, batch_size=6, learning_rate=2e-3, image_size=32
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +68,7 @@ def test_hard_negatives_are_false_and_the_more_similar_the_likelier() -> None:
     similarity = torch.zeros(4, 8)
     similarity[0, 5] = 50.0
     similarity[0, 3] = 5.0
-    drawn = [draw_hard_negatives(similarity, fits) for _ in range(50)]
+    drawn = [draw_negatives(similarity, fits) for _ in range(50)]
     for captions, images in drawn:
         assert not fits[torch.arange(4), captions].any()
         assert not fits[images, torch.arange(0, 8, 2)].any()
@@ -81,26 +77,42 @@ def test_hard_negatives_are_false_and_the_more_similar_the_likelier() -> None:
 
 def test_learning_rate_rises_stays_and_falls() -> None:
     recipe = replace(TINY, steps=100, warmup_steps=10, decay_share=0.2)
-    rates = [learning_rate(recipe, step) / recipe.learning_rate for step in range(100)]
+    rates = [recipe.learning_rate_at(step) / recipe.learning_rate for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9:81] == [1.0] * 72
     assert rates[90] == pytest.approx(0.5)
     assert 0 < rates[99] <= 0.05
 
 
-def test_each_pass_sees_every_scene_once() -> None:
-    first = np.concatenate([batch_indices(TINY, step) for step in range(4)])
-    second = np.concatenate([batch_indices(TINY, step) for step in range(4, 8)])
-    assert sorted(first) == sorted(second) == list(range(24))
-    assert first.tolist() != second.tolist()
+def test_patches_named_rightly_cost_nothing() -> None:
+    labels = torch.from_numpy(np.stack([patch_attributes(sample_scene(TRAIN, index), 7) for index in range(4)]))
+    assert patch_loss(torch.zeros(4, 49, patch_classes()), labels).loss > 5
+    logits, at = torch.zeros(4, 49, patch_classes()), 0
+    for index, values in enumerate(ATTRIBUTES.values()):
+        wanted = torch.where(labels[..., index] == NOTHING, values, labels[..., index])
+        logits.scatter_(-1, at + wanted[..., None], 50.0)
+        at += values + 1
+    assert at == patch_classes()
+    named = patch_loss(logits, labels)
+    assert named.loss.item() == pytest.approx(0, abs=1e-4)
+    assert named.shape_accuracy.item() == 1
 
 
 def test_a_few_steps_reduce_the_loss(tiny_pixels: np.ndarray) -> None:
-    reports = list(Trainer(replace(TINY, steps=40), tiny_pixels).steps())
+    recipe = replace(TINY, steps=40, phases=(Phase(0, itc=True, itm=True),))
+    reports = list(Trainer(recipe, tiny_pixels).steps())
     assert [report.step for report in reports] == list(range(1, 41))
-    losses = [report.loss for report in reports]
-    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
-    assert all(math.isfinite(loss) for loss in losses)
+    for name in ("loss", "itc_loss", "patch_loss"):
+        losses = [getattr(report, name) for report in reports]
+        assert sum(losses[-5:]) < 0.9 * sum(losses[:5]), name
+        assert all(math.isfinite(loss) for loss in losses)
+
+
+def test_phases_learn_what_they_say(tiny_pixels: np.ndarray) -> None:
+    reports = list(Trainer(TINY, tiny_pixels).steps())
+    assert [math.isnan(report.itc_loss) for report in reports] == [True] * 2 + [False] * 10
+    assert [math.isnan(report.itm_loss) for report in reports] == [True] * 4 + [False] * 8
+    assert [TINY.hardness_at(step) for step in range(4, 12)] == [0, 0.25, 0.5, 0.75, 1, 1, 1, 1]
 
 
 def test_stopping_and_resuming_changes_nothing(tiny_pixels: np.ndarray, tmp_path: Path) -> None:
@@ -121,9 +133,8 @@ def test_stopping_and_resuming_changes_nothing(tiny_pixels: np.ndarray, tmp_path
 
 
 def test_validation_between_steps_changes_nothing(tiny_pixels: np.ndarray) -> None:
-    plain, validated = Trainer(TINY, tiny_pixels), Trainer(TINY, tiny_pixels)
+    plain = Trainer(TINY, tiny_pixels)
     list(plain.steps())
-    torch.manual_seed(TINY.seed)
     validated = Trainer(TINY, tiny_pixels)
     for _ in validated.steps():
         validated.scorer().score(tiny_pixels[:2], ["a", "b"])
@@ -136,7 +147,7 @@ def test_validation_between_steps_changes_nothing(tiny_pixels: np.ndarray) -> No
     [
         ({"seed": 2}, "seed 1 there, 2 here"),
         ({"learning_rate": 1.0}, "learning_rate"),
-        ({"steps": 3}, "steps 12 there, 3 here"),
+        ({"steps": 4}, "steps 12 there, 4 here"),
     ],
 )
 def test_another_recipe_is_refused(tiny_pixels: np.ndarray, tmp_path: Path, changes: dict[str, int], message: str) -> None:
@@ -206,11 +217,11 @@ def test_the_shipped_model_is_small_and_complete() -> None:
 
 @pytest.mark.slow
 def test_the_shipped_model_tells_another_scenes_caption(shipped_scores: SceneScores) -> None:
-    assert auc(shipped_scores, "itm", 1) > 0.97
-    assert auc(shipped_scores, "itc", 1) > 0.95
+    assert auc(shipped_scores, "itm", 1) >= 0.98
+    assert auc(shipped_scores, "itc", 1) >= 0.96
 
 
 @pytest.mark.slow
 def test_the_shipped_model_tells_one_changed_word_and_better_by_itm(shipped_scores: SceneScores) -> None:
-    assert auc(shipped_scores, "itm", 2) > 0.88
+    assert auc(shipped_scores, "itm", 2) > 0.86
     assert auc(shipped_scores, "itm", 2) > auc(shipped_scores, "itc", 2)

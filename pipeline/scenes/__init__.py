@@ -4,6 +4,10 @@
 * render.py     a scene -> a picture -> JPEG bytes
 * captions.py   what a caption claims of a scene, whether it is true, and the grammar that words it
 * negatives.py  false captions: another scene's, or the scene's own with one word changed
+* patches.py    what each patch of a picture shows
+* batches.py    what a training step is given of some scenes: captions, changed ones, who fits whom
+* order.py      in which order training sees the scenes
+* cache.py      rendered scenes in one file of pixels
 
 Pillow and numpy only. Everything is a pure function of seeds: the same split and index give the same scene, words and bytes.
 """

@@ -112,7 +112,8 @@ MAX_THINGS = 4  # of a scene; also the largest number a caption says
 SEPARATION = 0.42  # between the centres of a related pair, along the relation, of the picture's side
 ASIDE = 0.08  # at most so much across it
 MARGIN = 0.02  # between a thing and the edge, of the picture's side
-SHAPES, COLOURS, SIZES, BACKDROPS, TEXTURES = tuple(Shape), tuple(Colour), tuple(Size), tuple(Backdrop), tuple(Texture)
+SHAPES, COLOURS, SIZES, FILLS = tuple(Shape), tuple(Colour), tuple(Size), tuple(Fill)
+BACKDROPS, TEXTURES, RELATIONS = tuple(Backdrop), tuple(Texture), tuple(Relation)
 SHAPES_OF_PICTURES = ((224, 224), (224, 224), (240, 180), (180, 240), (252, 168), (168, 252))  # width, height in pixels
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch  # noqa: TID251 the other half of training.py
-from torch import Tensor  # noqa: TID251
-from torch.nn import functional as F  # noqa: TID251
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.model.blip_itm import BLIP_ITM
 from pipeline.scenes.batches import CAPTIONS_PER_SCENE, Batch

@@ -79,7 +79,7 @@ class Recipe:
     """All that the weights depend on."""
 
     seed: int = 1
-    steps: int = 4_200
+    steps: int = 4_900
     phases: tuple[Phase, ...] = CURRICULUM
     """In the order of their first steps; the first begins at 0."""
     learning_rate: float = 8e-4

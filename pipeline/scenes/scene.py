@@ -91,8 +91,9 @@ class Split:
 TRAIN = Split("train")
 VALIDATION = Split("validation")
 TEST = Split("test", unseen_share=0.25)
+CONFIRMATION = Split("confirmation", unseen_share=0.25)  # like test, for figures that no choice was made on
 DEMO = Split("demo")
-SPLITS = {split.name: split for split in (TRAIN, VALIDATION, TEST, DEMO)}
+SPLITS = {split.name: split for split in (TRAIN, VALIDATION, TEST, CONFIRMATION, DEMO)}
 
 HELD_OUT: frozenset[tuple[Colour, Shape]] = frozenset(
     {

@@ -53,7 +53,6 @@ class Reason(StrEnum):
     TOO_MANY_PIXELS = "too many pixels"
     TOO_SMALL = "too small"
     EXTREME_ASPECT = "extreme aspect ratio"
-    DECODER_CRASHED = "decoder crashed"
     # invalid_row
     NO_IMAGE = "no image"
     BAD_URL = "malformed url"

@@ -60,8 +60,6 @@ class Phase:
     first_step: int
     itc: bool = False
     itm: bool = False
-    one_palette: bool = False
-    """Batches of scenes of the same colours (see `scenes.order`)."""
     ramp_steps: int = 0
     """Steps over which ITM's false pairs go from any of the batch to hard ones: at first it learns nothing of those alone."""
 
@@ -69,8 +67,7 @@ class Phase:
 CURRICULUM = (
     Phase(0),
     Phase(2_600, itc=True),
-    Phase(2_700, itc=True, itm=True, one_palette=True, ramp_steps=300),
-    Phase(3_051, itc=True, itm=True, ramp_steps=350),
+    Phase(3_000, itc=True, itm=True, ramp_steps=350),
 )
 
 
@@ -79,7 +76,7 @@ class Recipe:
     """All that the weights depend on."""
 
     seed: int = 1
-    steps: int = 4_900
+    steps: int = 5_600
     phases: tuple[Phase, ...] = CURRICULUM
     """In the order of their first steps; the first begins at 0."""
     learning_rate: float = 8e-4
@@ -162,7 +159,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, pixels: Pixels, *, split: Split = TRAIN) -> None:
         self.recipe, self.pixels, self.split = recipe, pixels, split
-        self.batches = Batches(split, recipe.scenes, recipe.batch_size, recipe.seed)
+        self.batches = Batches(recipe.scenes, recipe.batch_size, recipe.seed)
         self.model = build_model(recipe)
         self.log_temperature = nn.Parameter(torch.tensor(FIRST_TEMPERATURE).log())  # learnt, like BLIP's; no part of the model
         self.patch_head = nn.Linear(self.model.vision_proj.in_features, patch_classes())
@@ -191,7 +188,7 @@ class Trainer:
     def _one_step(self) -> StepReport:
         started = time.perf_counter()
         rate, phase = self.recipe.learning_rate_at(self.step), self.recipe.phase(self.step)
-        indices = self.batches.at(self.step, one_palette=phase.one_palette)
+        indices = self.batches.at(self.step)
         image_tokens = self.model.encode_image(normalise(self.pixels[indices]))
         scenes = [int(index) for index in indices]
         grid = math.isqrt(image_tokens.shape[1] - 1)

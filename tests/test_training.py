@@ -25,7 +25,7 @@ from pipeline.training import Phase, Recipe, Trainer, demo_vocabulary, export_mo
 from pipeline.training_losses import contrastive_loss, draw_negatives, patch_classes, patch_loss
 
 DEMO = Path(pipeline.model.__file__).with_name("demo")
-PHASES = (Phase(0), Phase(2, itc=True), Phase(4, itc=True, itm=True, one_palette=True, ramp_steps=4))
+PHASES = (Phase(0), Phase(2, itc=True), Phase(4, itc=True, itm=True, ramp_steps=4))
 TINY = Recipe(
     steps=12, phases=PHASES, decay_share=0.25, warmup_steps=2, scenes=24, batch_size=6, learning_rate=2e-3, image_size=32
 )

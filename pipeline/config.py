@@ -182,6 +182,12 @@ class ImagesConfig(Section):
     """Longer banners fail."""
     allow_truncated: bool = False
     """Score images whose file ends early, with what was there (not WebP and AVIF, whose decoders return no part)."""
+    isolate: bool = True
+    """Decode in a process that may die of an image without the run. Needs Linux; without it, one bad image can hang a run."""
+    timeout_s: float = Field(default=20.0, gt=0)
+    """CPU time that one image may take to decode, and ten times as much by the clock; a 50-megapixel PNG takes 3 s."""
+    max_memory_bytes: int = Field(default=1536 * MIB, ge=64 * MIB)
+    """Memory that decoding may take, above what an idle decoder has."""
 
 
 class Config(Section):

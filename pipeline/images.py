@@ -2,8 +2,8 @@
 
 Owns sniffing, the limits checked before decoding, orientation, colour, transparency and the resize. Only the raster
 formats of the web are ever handed to a decoder, each by name: PostScript and other exotic decoders cannot be reached.
-Keeps no global state (neither of Pillow nor of torch; callers choose torch's thread count) and releases the GIL while it
-decodes and resizes. Knows nothing of where bytes come from, of rows, or of what the model wants beyond the side S.
+Changes no global state of Pillow or torch, except where `use_one_thread` is asked for, and releases the GIL while it decodes
+and resizes. Knows nothing of where bytes come from, of rows, or of what the model wants beyond the side S.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 import torch
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -86,6 +86,12 @@ def decode_image(data: bytes, size: int, config: ImagesConfig = _DEFAULTS) -> De
         raise DecodeError(_reason(error, kind, data)) from error
 
 
+def use_one_thread() -> None:
+    """Keep torch's and Pillow's decoders to one thread each: for a process that does nothing else, beside others like it."""
+    torch.set_num_threads(1)
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+
 def _check_size(width: int, height: int, config: ImagesConfig) -> None:
     if width * height > config.max_pixels:
         raise DecodeError(Reason.TOO_MANY_PIXELS)
@@ -131,6 +137,8 @@ def _sniff(data: bytes) -> type[ImageFile]:
 
 
 def _reason(error: Exception, kind: type[ImageFile], data: bytes) -> Reason:
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):  # numpy and Pillow; torch
+        return Reason.TOO_MUCH_MEMORY
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):  # parts of a file, judged by Pillow
         return Reason.TOO_MANY_PIXELS
     return Reason.TRUNCATED if _is_truncation(error) or _ends_early(kind, data) else Reason.CORRUPT

@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.columns import Columns
@@ -28,13 +26,12 @@ class Chunk(NamedTuple):
 
 @dataclass
 class ImageRecord:
-    """One image of a chunk, with every row that names it. Field names are those of `schema.IMAGES`."""
+    """One image of a chunk, with every row that names it. Field names are those of `schema.IMAGES`, which holds its pixels."""
 
     rows: list[int]
     captions: list[list[Caption]]
     data: bytes | None = None
     url: str | None = None
-    pixels: npt.NDArray[np.uint8] | None = None
     status: Status = Status.SUCCESS
     error_message: str | None = None
     original_width: int | None = None

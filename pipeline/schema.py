@@ -53,6 +53,9 @@ class Reason(StrEnum):
     TOO_MANY_PIXELS = "too many pixels"
     TOO_SMALL = "too small"
     EXTREME_ASPECT = "extreme aspect ratio"
+    TOO_MUCH_MEMORY = "too much memory"
+    DECODER_TIMEOUT = "decoder timeout"
+    DECODER_CRASHED = "decoder crashed"
     # invalid_row
     NO_IMAGE = "no image"
     BAD_URL = "malformed url"

@@ -13,49 +13,78 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.config import Config
-from pipeline.errors import DecodeError
+from pipeline.config import Config, ImagesConfig
 from pipeline.fetch import Fetcher, FetchRequest
+from pipeline.isolation import DECODE, Decoded, Decoder, InProcessDecoder
 from pipeline.manifest import Manifest, base_url, read_rows
 from pipeline.records import Caption, Chunk, ImageRecord, plan_images
 from pipeline.schema import IMAGES, CaptionLengths, ScorerProtocol, Scores, score_schema, scored_schema
 
+Pixels = npt.NDArray[np.uint8]
+
 # ------------------------------------------------------------------ rows -> images
 
 
-def image_blocks(chunk: Chunk, manifest: Manifest, config: Config, image_size: int) -> Iterator[pa.Table]:
+def image_blocks(
+    chunk: Chunk, manifest: Manifest, config: Config, image_size: int, *, decode: str = DECODE
+) -> Iterator[pa.Table]:
     """Fetch and decode the rows of a chunk, yielding `schema.IMAGES` blocks of `compute.block_rows` images as they fill.
 
     Records come in the order in which downloads end, not in the manifest's. Raises StorageError and ManifestError where
-    the manifest itself cannot be read; whatever is wrong with a row is its status.
+    the manifest itself cannot be read; whatever is wrong with a row is its status, be it that a decoder dies of it.
     """
-    shard = manifest.shards[chunk.shard]
-    block = _Block(chunk.shard, config.compute.block_rows)
+    block = _Block(chunk.shard, config.compute.block_rows, image_size)
+    with _decoder(config.images, image_size, decode) as decoder:
+        for record, data in _received(chunk, manifest, config):
+            if data is None:
+                yield from block.add(record)
+                continue
+            for image in decoder.submit(record, data):
+                yield from block.add_decoded(image)
+        for image in decoder.drain():
+            yield from block.add_decoded(image)
+    yield from block.flush()
+
+
+def _decoder(config: ImagesConfig, size: int, decode: str) -> Decoder[ImageRecord] | InProcessDecoder[ImageRecord]:
+    return Decoder(size, config, decode) if config.isolate else InProcessDecoder(size, config)
+
+
+class _Received(NamedTuple):
+    record: ImageRecord
+    data: bytes | None  # None: the record has failed
+
+
+def _received(chunk: Chunk, manifest: Manifest, config: Config) -> Iterator[_Received]:
+    """Every image of a chunk with its bytes: those in the rows first, then the others as downloads end."""
     pending: dict[int, ImageRecord] = {}
     for record in plan_images(_read(chunk, manifest, config), manifest.columns):
         if record.url is None:  # bytes in the row, or nothing to fetch
-            if record.data is not None:
-                _decode(record, record.data, config, image_size)
-            yield from block.add(record)
+            data, record.data = record.data, None
+            yield _identified(record, data)
         else:
             pending[len(pending)] = record
-    with Fetcher(config.fetch, config.storage, base_url(shard)) as fetcher:
+    with Fetcher(config.fetch, config.storage, base_url(manifest.shards[chunk.shard])) as fetcher:
         for result in fetcher.fetch(FetchRequest(index, str(record.url)) for index, record in pending.items()):
             record = pending.pop(result.index)
             record.fetch_s = result.seconds
             if result.error is not None:
                 record.fail(result.error)
-            elif result.data is not None:
-                _decode(record, result.data, config, image_size)
-            yield from block.add(record)
-    yield from block.flush()
+            yield _identified(record, result.data)
+
+
+def _identified(record: ImageRecord, data: bytes | None) -> _Received:
+    """Note which bytes these are, before anything looks into them."""
+    if data is not None:
+        record.bytes_read = len(data)
+        record.image_sha256 = hashlib.sha256(data).hexdigest()
+    return _Received(record, data)
 
 
 def _read(chunk: Chunk, manifest: Manifest, config: Config) -> pa.Table:
@@ -68,45 +97,61 @@ def _read(chunk: Chunk, manifest: Manifest, config: Config) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _decode(record: ImageRecord, data: bytes, config: Config, image_size: int) -> None:
-    from pipeline.images import decode_image  # brings torch, which a driver must not pay for
-
-    began = time.perf_counter()
-    record.data = None
-    record.bytes_read = len(data)
-    record.image_sha256 = hashlib.sha256(data).hexdigest()
-    try:
-        record.pixels, record.original_width, record.original_height = decode_image(data, image_size, config.images)
-    except DecodeError as error:
-        record.fail(error)
-    record.decode_s = time.perf_counter() - began
-
-
-@dataclass
 class _Block:
-    """Collects records until there are `size` images to score: the replica's batches are full however many rows fail."""
+    """Collects records until there are `size` images to score: the replica's batches are full however many rows fail.
 
-    shard: int
-    size: int
-    records: list[ImageRecord] = field(default_factory=list)
-    with_pixels: int = 0
+    Pixels are copied once, from where they were decoded to the memory that the block's Arrow column is.
+    """
 
-    def add(self, record: ImageRecord) -> Iterator[pa.Table]:
+    def __init__(self, shard: int, size: int, image_size: int) -> None:
+        self.shard = shard
+        self.shape = (size, image_size, image_size, 3)
+        self.pixels: Pixels | None = None  # (size, S, S, 3), side by side in the order of the records that have some
+        self.has_pixels: list[bool] = []  # of each record
+        self.filled = 0
+        self.records: list[ImageRecord] = []
+
+    def add_decoded(self, image: Decoded[ImageRecord]) -> Iterator[pa.Table]:
+        record = image.token
+        record.decode_s = image.seconds
+        if image.error is not None:
+            record.fail(image.error)
+        else:
+            record.original_width, record.original_height = image.width, image.height
+        yield from self.add(record, image.pixels)
+
+    def add(self, record: ImageRecord, pixels: Pixels | None = None) -> Iterator[pa.Table]:
+        if pixels is not None:
+            if self.pixels is None:
+                self.pixels = np.empty(self.shape, np.uint8)
+            self.pixels[self.filled] = pixels
+            self.filled += 1
         self.records.append(record)
-        self.with_pixels += record.pixels is not None
-        if self.with_pixels >= self.size or len(self.records) >= 8 * self.size:
+        self.has_pixels.append(pixels is not None)
+        if self.filled >= self.shape[0] or len(self.records) >= 8 * self.shape[0]:
             yield from self.flush()
 
     def flush(self) -> Iterator[pa.Table]:
         if self.records:
-            records, self.records, self.with_pixels = self.records, [], 0
-            yield _image_table(self.shard, records)
+            table = _image_table(self.shard, self.records, _pixel_column(self.has_pixels, self.pixels))
+            self.records, self.has_pixels, self.filled = [], [], 0
+            self.pixels = None  # the table's own now
+            yield table
 
 
-def _image_table(shard: int, records: Sequence[ImageRecord]) -> pa.Table:
+def _pixel_column(present: Sequence[bool], pixels: Pixels | None) -> pa.LargeBinaryArray:
+    """An Arrow column over the memory of `pixels`, without a copy: one image for each record that has one, null for others."""
+    valid = np.array(present)
+    flat = np.empty(0, np.uint8) if pixels is None else pixels[: valid.sum()].reshape(-1)
+    offsets = np.concatenate([[0], np.cumsum(valid)]) * (flat.size // max(1, valid.sum()))
+    buffers = [pa.py_buffer(np.packbits(valid, bitorder="little")), pa.py_buffer(offsets.astype(np.int64)), pa.py_buffer(flat)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(valid), buffers)
+
+
+def _image_table(shard: int, records: Sequence[ImageRecord], pixels: pa.LargeBinaryArray) -> pa.Table:
     columns: dict[str, Any] = {
         "shard": pa.array(np.full(len(records), shard, np.int32)),
-        "pixels": pa.array([None if r.pixels is None else r.pixels.data.cast("B") for r in records], pa.large_binary()),
+        "pixels": pixels,
         "score_s": pa.array(np.zeros(len(records), np.float32)),
     }
     for name in IMAGES.names:

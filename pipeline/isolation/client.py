@@ -29,6 +29,8 @@ _SINGLE_THREADED = {
     "CUDA_VISIBLE_DEVICES": "",
 }
 
+_STARTS = 4  # of a fork server for one decoder process, before it is a bug and not a machine short of memory
+
 
 class _Running(NamedTuple):
     process: subprocess.Popen[bytes]
@@ -51,13 +53,13 @@ class ForkServer:
     def fork(self, order: ForkOrder, fds: Sequence[int]) -> int:
         """Fork a decoder process that gets `fds`; returns its process id."""
         with self._lock:
-            try:
-                pid = self._ask(order.pack(), fds)
-            except OSError:  # somebody killed it
-                logger.warning("the decoders' fork server is gone; starting another one")
-                self._stop()
-                pid = self._ask(order.pack(), fds)
-        return int(pid)
+            for _ in range(_STARTS - 1):
+                try:
+                    return int(self._ask(order.pack(), fds))
+                except OSError:  # somebody killed it
+                    logger.warning("the decoders' fork server is gone; starting another one")
+                    self._stop()
+            return int(self._ask(order.pack(), fds))
 
     def end(self, pid: int) -> int | None:
         """Make sure that a decoder process is dead; returns its wait status, None where nobody knows it."""

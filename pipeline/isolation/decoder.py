@@ -86,6 +86,7 @@ class Decoder(Generic[T]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._end_child()
+        del self._pixels  # unmaps them, unless the caller kept a view
         self._open.close()
 
     def _memfd(self, name: str) -> int:

@@ -61,8 +61,8 @@ def run_stage(manifest: Manifest, config: Config) -> Cost:
 def main(argv: list[str]) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=2048)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     rows, figures = [], {}

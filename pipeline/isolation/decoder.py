@@ -9,6 +9,7 @@ Knows nothing of rows, or of Ray.
 from __future__ import annotations
 
 import logging
+import math
 import mmap
 import os
 import signal
@@ -68,7 +69,8 @@ class Decoder(Generic[T]):
 
     def __init__(self, size: int, config: ImagesConfig, decode: str = DECODE) -> None:
         self._order = ForkOrder(size, _SLOTS, config)
-        self._backstop_s = 2 * WALL_FACTOR * config.timeout_s  # the process's own alarm should have rung
+        # The process's own alarm should have rung. A socket of Python's with a timeout would cost three system calls a look.
+        self._backstop = struct.pack("ll", math.ceil(2 * WALL_FACTOR * config.timeout_s), 0)
         self._server = fork_server(decode)
         self._jobs: deque[_Job[T]] = deque()  # in the order in which they were sent
         self._free = list(range(_SLOTS))
@@ -148,14 +150,14 @@ class Decoder(Generic[T]):
         """The next message of the process, empty where it is dead; None where it says nothing yet. Raises TimeoutError."""
         if self._child is None:
             return b""
-        connection = self._child[1]
-        connection.settimeout(self._backstop_s if wait else 0)
         for _ in range(2):
             try:
-                return connection.recv(MESSAGE_BYTES)
+                return self._child[1].recv(MESSAGE_BYTES, 0 if wait else socket.MSG_DONTWAIT)
             except ConnectionResetError:
                 continue  # said once, of requests that it did not read; what it had sent before comes after it
             except BlockingIOError:
+                if wait:
+                    raise TimeoutError from None
                 return None
         return b""
 
@@ -176,6 +178,7 @@ class Decoder(Generic[T]):
     def _send(self, job: _Job[T]) -> None:
         if self._child is None:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, self._backstop)
             with theirs:
                 pid = self._server.fork(self._order, [theirs.fileno(), self._outbox, *self._inbox])
             self._child = (pid, ours)

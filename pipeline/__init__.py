@@ -5,7 +5,8 @@ The way of a row, and the module that owns each step:
     manifest   finds Parquet manifests, recognises columns (`columns`), cuts them into shards (`shards`)
     records    rows -> images: which rows name the same one
     fetch      URL -> bytes, under rules
-    images     bytes -> uint8 pixels
+    images     bytes -> uint8 pixels; `image_files` what an image file's header says
+    isolation  the same in a process that may die of an image
     model      BLIP_ITM as published; usable alone: `from pipeline.model import blip_itm`
     scorer     one replica: pixels and captions in, both scores out
     stages     the above lifted to Arrow batches: what each Ray stage calls

@@ -182,6 +182,8 @@ class ImagesConfig(Section):
     """Longer banners fail."""
     allow_truncated: bool = False
     """Score images whose file ends early, with what was there (not WebP and AVIF, whose decoders return no part)."""
+    apply_icc: bool = False
+    """Convert colours to sRGB where a file has an ICC profile. Off, as in BLIP's own preprocessing; slower for such files."""
     isolate: bool = True
     """Decode in a process that may die of an image without the run. Needs Linux; without it, one bad image can hang a run."""
     timeout_s: float = Field(default=20.0, gt=0)

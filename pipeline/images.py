@@ -1,16 +1,15 @@
 """Bytes -> pixels: what an image file says, as one uint8 RGB square, or the reason why not.
 
-Owns sniffing, the limits checked before decoding, orientation, colour, transparency and the resize. Only the raster
-formats of the web are ever handed to a decoder, each by name: PostScript and other exotic decoders cannot be reached.
-Changes no global state of Pillow or torch, except where `use_one_thread` is asked for, and releases the GIL while it decodes
-and resizes. Knows nothing of where bytes come from, of rows, or of what the model wants beyond the side S.
+Owns the limits checked before decoding, orientation, colour, transparency and the resize. Only the raster formats of the web
+are ever handed to a decoder, each by name (`image_files` finds out which): PostScript and other exotic decoders cannot be
+reached. Changes no global state of Pillow or torch, except where `use_one_thread` is asked for, and releases the GIL while it
+decodes and resizes. Knows nothing of where bytes come from, of rows, or of what the model wants beyond the side S.
 """
 
 from __future__ import annotations
 
 import io
 import logging
-import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,18 +17,15 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 import torch
-from PIL import AvifImagePlugin, Image
-from PIL.AvifImagePlugin import AvifImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
+from PIL import AvifImagePlugin, Image, ImageCms
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.config import ImagesConfig
 from pipeline.errors import DecodeError
+from pipeline.image_files import EXIF_HEADER, ORIENTATION_TAG, ends_early, exif_orientation, jpeg_head, sniff
 from pipeline.schema import Reason
 
 logger = logging.getLogger(__name__)
@@ -45,9 +41,6 @@ _SCALED_DECODE_MARGIN = 2.5
 _SCALED_DECODE_SHIFT = 0.05
 # Encoders write some ten scans. Each is a pass over all coefficients: a small file of many keeps a core busy for minutes.
 _MAX_JPEG_SCANS = 100
-_SNIFF_BYTES = 1024
-_ORIENTATION_TAG = 0x0112
-_EXIF_HEADER = b"Exif\x00\x00"
 
 
 class DecodedImage(NamedTuple):
@@ -63,22 +56,24 @@ def decode(data: bytes, size: int, config: ImagesConfig = _DEFAULTS) -> Pixels:
     return decode_image(data, size, config).pixels
 
 
-def decode_image(data: bytes, size: int, config: ImagesConfig = _DEFAULTS) -> DecodedImage:
+def decode_image(data: bytes, size: int, config: ImagesConfig = _DEFAULTS, out: Pixels | None = None) -> DecodedImage:
     """Decode an image file, turn it upright, lay it over white and resize it to (size, size), aspect ratio not kept.
 
     Resizing is bicubic with antialiasing, within one grey level of Pillow's. Of an animation the first frame counts.
+    `out`, uint8 (size, size, 3): memory that the pixels are to be in; without a copy, unless the image has to be turned.
     Raises DecodeError, whatever the bytes: every other exception of a decoder is that image's failure.
     """
-    kind = _sniff(data)
+    kind = sniff(data)
+    out = np.empty((size, size, 3), np.uint8) if out is None else out
     try:
         if kind is JpegImageFile:
-            head = _jpeg_head(data)
+            head = jpeg_head(data)
             if head.progressive and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
                 raise DecodeError(Reason.CORRUPT)
-            rgb = _turbo_decode(data, size, config)
+            rgb = None if config.apply_icc and head.has_profile else _turbo_decode(data, size, config)
             if rgb is not None:
-                return _finish(rgb.pixels, size, head.orientation, rgb.original_width, rgb.original_height)
-        return _pillow_decode(kind, data, size, config)
+                return _finish(rgb.pixels, out, head.orientation, rgb.original_width, rgb.original_height)
+        return _pillow_decode(kind, data, config, out)
     except DecodeError:
         raise
     except Exception as error:  # decoders raise all kinds on hostile bytes; see the docstring
@@ -101,110 +96,19 @@ def _check_size(width: int, height: int, config: ImagesConfig) -> None:
         raise DecodeError(Reason.EXTREME_ASPECT)
 
 
-# What kind of file
-
-_MAGIC: tuple[tuple[bytes, type[ImageFile]], ...] = (
-    (b"\xff\xd8\xff", JpegImageFile),
-    (b"\x89PNG\r\n\x1a\n", PngImageFile),
-    (b"GIF8", GifImageFile),
-    (b"BM", BmpImageFile),
-    (b"II*\x00", TiffImageFile),
-    (b"MM\x00*", TiffImageFile),
-    (b"II+\x00", TiffImageFile),
-    (b"MM\x00+", TiffImageFile),
-)
-_AVIF_BRANDS = (b"avif", b"avis", b"mif1", b"msf1")
-_HTML_STARTS = tuple(b"<" + tag for tag in b"!doctype html,html,head,body,title,script,meta,div,iframe,h1,p>".split(b","))
-
-
-def _sniff(data: bytes) -> type[ImageFile]:
-    """The Pillow class that opens `data`, by its first bytes; raises DecodeError for what is no raster image of the web."""
-    if not data:
-        raise DecodeError(Reason.EMPTY)
-    for magic, kind in _MAGIC:
-        if data.startswith(magic):
-            return kind
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return WebPImageFile
-    if data[4:8] == b"ftyp" and data[8:12] in _AVIF_BRANDS:
-        return AvifImageFile
-    text = data[:_SNIFF_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith(_HTML_STARTS):
-        raise DecodeError(Reason.HTML)
-    if text.startswith((b"<?xml", b"<!--", b"<!doctype", b"<svg")):
-        raise DecodeError(Reason.SVG if b"<svg" in text else Reason.HTML if b"<html" in text else Reason.NOT_AN_IMAGE)
-    raise DecodeError(Reason.NOT_AN_IMAGE)
-
-
 def _reason(error: Exception, kind: type[ImageFile], data: bytes) -> Reason:
     if isinstance(error, MemoryError) or "allocate memory" in str(error):  # numpy and Pillow; torch
         return Reason.TOO_MUCH_MEMORY
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):  # parts of a file, judged by Pillow
         return Reason.TOO_MANY_PIXELS
-    return Reason.TRUNCATED if _is_truncation(error) or _ends_early(kind, data) else Reason.CORRUPT
+    return Reason.TRUNCATED if _is_truncation(error) or ends_early(kind, data) else Reason.CORRUPT
 
 
 def _is_truncation(error: Exception) -> bool:
     return isinstance(error, EOFError) or "truncated" in str(error).lower()
 
 
-def _ends_early(kind: type[ImageFile], data: bytes) -> bool:
-    """Whether a file that could not be decoded lacks its end, for formats whose decoders do not say so."""
-    if kind is JpegImageFile:
-        return b"\xff\xd9" not in data[-64:]
-    if kind is PngImageFile:
-        return b"IEND" not in data[-64:]
-    if kind is WebPImageFile:
-        return len(data) < 12 or len(data) < 8 + int(struct.unpack_from("<I", data, 4)[0])
-    if kind is AvifImageFile:
-        at = 0
-        while at + 8 <= len(data) and (length := int.from_bytes(data[at : at + 4], "big")) >= 8:
-            at += length
-        return at > len(data)
-    return False
-
-
 # JPEG, the fast way
-
-
-class _JpegHead(NamedTuple):
-    orientation: int
-    progressive: bool
-
-
-def _jpeg_head(data: bytes) -> _JpegHead:
-    """EXIF orientation and kind of a JPEG, from its marker segments up to the frame header: a few microseconds."""
-    orientation, at, end = 1, 2, len(data)
-    while at + 4 <= end and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        if marker == 0xDA or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):  # scan, or frame header
-            return _JpegHead(orientation, marker in (0xC2, 0xC6, 0xCA, 0xCE))
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xE1 and data.startswith(_EXIF_HEADER, at + 4):
-            orientation = _exif_orientation(data[at + 10 : at + 2 + length])
-        at += 2 + max(length, 2)
-    return _JpegHead(orientation, False)
-
-
-def _exif_orientation(tiff: bytes) -> int:
-    """The orientation (1 to 8) in the first directory of an EXIF block (its `Exif` header removed); 1 where there is none."""
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    if order is None:
-        return 1
-    try:
-        (at,) = struct.unpack_from(order + "I", tiff, 4)
-        (entries,) = struct.unpack_from(order + "H", tiff, at)
-        for entry in range(at + 2, at + 2 + 12 * entries, 12):
-            tag, kind, count = struct.unpack_from(order + "HHI", tiff, entry)
-            if tag == _ORIENTATION_TAG and count == 1 and kind in (3, 4):  # SHORT, LONG
-                (value,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), tiff, entry + 8)
-                return int(value) if 1 <= value <= 8 else 1
-    except struct.error:
-        pass
-    return 1
 
 
 def _turbo_decode(data: bytes, size: int, config: ImagesConfig) -> DecodedImage | None:
@@ -237,7 +141,7 @@ def _decode_factor(width: int, height: int, size: int) -> int:
 # Everything else, through Pillow
 
 
-def _pillow_decode(kind: Callable[[io.BytesIO], ImageFile], data: bytes, size: int, config: ImagesConfig) -> DecodedImage:
+def _pillow_decode(kind: Callable[[io.BytesIO], ImageFile], data: bytes, config: ImagesConfig, out: Pixels) -> DecodedImage:
     if kind is WebPImageFile and data[12:16] == b"VP8X" and len(data) >= 30:  # its canvas is allocated when it is opened
         _check_size(int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1, config)
     # The plugin itself instead of Image.open: no other decoder is tried, and the only pixel limit is ours.
@@ -245,7 +149,7 @@ def _pillow_decode(kind: Callable[[io.BytesIO], ImageFile], data: bytes, size: i
         _check_size(*image.size, config)
         _load(image, config.allow_truncated)
         width, height = image.size
-        return _finish(_rgb(image), size, _pillow_orientation(image), width, height)
+        return _finish(_rgb(_to_srgb(image) if config.apply_icc else image), out, _pillow_orientation(image), width, height)
 
 
 def _load(image: ImageFile, allow_truncated: bool) -> None:
@@ -261,13 +165,30 @@ def _load(image: ImageFile, allow_truncated: bool) -> None:
 
 def _pillow_orientation(image: ImageFile) -> int:
     if isinstance(image, TiffImageFile):
-        value = image.tag_v2.get(_ORIENTATION_TAG, 1)
+        value = image.tag_v2.get(ORIENTATION_TAG, 1)
         return value if isinstance(value, int) and 1 <= value <= 8 else 1
     exif = image.info.get("exif")
-    return _exif_orientation(exif.removeprefix(_EXIF_HEADER)) if isinstance(exif, bytes) else 1
+    return exif_orientation(exif.removeprefix(EXIF_HEADER)) if isinstance(exif, bytes) else 1
 
 
-def _rgb(image: ImageFile) -> Pixels:
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Colours as the file's own ICC profile means them; as they are where it has none that can be used."""
+    profile = image.info.get("icc_profile")
+    if profile is None or image.mode.startswith(("I", "F")):
+        return image
+    if image.mode == "P":
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = image.mode if image.mode == "RGBA" else "RGB"
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
+        logger.debug("ICC profile ignored: %s", error)
+        return image
+    return converted or image
+
+
+def _rgb(image: Image.Image) -> Pixels:
     """A loaded image of any mode as (h, w, 3), transparency laid over white."""
     if image.mode.startswith(("I", "F")):  # 16-bit grey (which Pillow's convert would clip), 32-bit integers, floats
         grey = np.nan_to_num(np.asarray(image)) if image.mode == "F" else np.asarray(image) >> 8
@@ -283,19 +204,23 @@ def _rgb(image: ImageFile) -> Pixels:
 # To the square
 
 
-def _finish(pixels: Pixels, size: int, orientation: int, width: int, height: int) -> DecodedImage:
-    """(h, w, 3) as decoded -> (size, size, 3) upright. Turning commutes with resizing to a square, and costs less after it."""
+def _finish(pixels: Pixels, out: Pixels, orientation: int, width: int, height: int) -> DecodedImage:
+    """(h, w, 3) as decoded -> `out`, upright. Turning commutes with resizing to a square, and costs less after it."""
     if orientation >= 5:
         width, height = height, width
-    return DecodedImage(_upright(_resize(pixels, size), orientation), width, height)
+    _resize(pixels, out)
+    if orientation > 1:
+        out[:] = _upright(out, orientation).copy()
+    return DecodedImage(out, width, height)
 
 
-def _resize(pixels: Pixels, size: int) -> Pixels:
+def _resize(pixels: Pixels, out: Pixels) -> None:
     # One image as NHWC memory seen as NCHW: torch's uint8 kernel then works on it without repacking (batch axis first, or it
     # does not notice).
-    tensor = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)  # (1, 3, h, w) uint8
-    resized = torch.nn.functional.interpolate(tensor, size=(size, size), mode="bicubic", antialias=True)
-    return np.ascontiguousarray(resized.permute(0, 2, 3, 1)[0].numpy())
+    source = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)  # (1, 3, h, w) uint8
+    target = torch.from_numpy(out)[None].permute(0, 3, 1, 2)
+    # What F.interpolate(mode="bicubic", antialias=True) calls, which has no `out`.
+    torch.ops.aten._upsample_bicubic2d_aa.out(source, target.shape[2:], align_corners=False, out=target)
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -305,4 +230,4 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
         pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
+    return pixels

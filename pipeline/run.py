@@ -127,7 +127,7 @@ def _identity(config: Config, manifest: Manifest, model: ModelInfo) -> dict[str,
         "rows_per_output_file": config.output.rows_per_output_file,
         "column_prefix": config.output.column_prefix,
         "image_embedding": config.output.image_embedding,
-        "images": config.images.model_dump(),
+        "images": config.images.model_dump(exclude={"isolate", "timeout_s", "max_memory_bytes"}),  # how, not what
     }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.config import ImagesConfig
 from pipeline.errors import DecodeError
-from pipeline.images import DecodedImage, decode_image
+from pipeline.images import DecodedImage, Pixels, decode_image
 from pipeline.schema import Reason
 
 MIB = 1024 * 1024
@@ -83,7 +83,7 @@ FAULTS: dict[bytes, tuple[Callable[[], None], Reason]] = {
 }
 
 
-def decode(data: bytes, size: int, config: ImagesConfig) -> DecodedImage:
+def decode(data: bytes, size: int, config: ImagesConfig, out: Pixels) -> DecodedImage:
     """Fail as the file wants, or decode it."""
     for magic, (fail, _) in FAULTS.items():
         if data.startswith(magic):
@@ -96,4 +96,4 @@ def decode(data: bytes, size: int, config: ImagesConfig) -> DecodedImage:
             data = data.partition(b"\n")[2]
         else:
             os.kill(os.getpid(), signal.SIGKILL)
-    return decode_image(data, size, config)
+    return decode_image(data, size, config, out)

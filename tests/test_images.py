@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from pipeline.config import ImagesConfig
 from pipeline.errors import DecodeError
@@ -117,6 +117,9 @@ def test_orientation(kind: str, orientation: int) -> None:
     decoded = decode_image(data, 48)
     assert (decoded.original_width, decoded.original_height) == upright.size
     assert difference(decoded.pixels, by_pillow(upright, 48)) <= 1
+    out = np.zeros((48, 48, 3), np.uint8)
+    assert decode_image(data, 48, out=out).pixels is out
+    assert difference(decoded.pixels, out) == 0
     assert decoded.pixels.flags.c_contiguous
 
 
@@ -201,6 +204,67 @@ def test_colours(name: str) -> None:
     pixels = decode(make(), 40).astype(np.int16)
     assert np.abs(pixels[20, 5] - left).max() <= 6
     assert np.abs(pixels[20, 35] - right).max() <= 6
+
+
+def profile_that_swaps_red_and_blue() -> bytes:
+    """An sRGB profile whose red and blue primaries have changed places."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    tags = {bytes(profile[at : at + 4]): at for at in range(132, 132 + 12 * int.from_bytes(profile[128:132], "big"), 12)}
+    red, blue = tags[b"rXYZ"], tags[b"bXYZ"]
+    profile[red + 4 : red + 12], profile[blue + 4 : blue + 12] = profile[blue + 4 : blue + 12], profile[red + 4 : red + 12]
+    return bytes(profile)
+
+
+BLUE = (0, 0, 255)
+PROFILED: dict[str, Callable[[bytes], bytes]] = {
+    "jpeg": lambda icc: saved(Image.new("RGB", (40, 40), RED), "JPEG", quality=95, icc_profile=icc),
+    "png": lambda icc: saved(Image.new("RGB", (40, 40), RED), "PNG", icc_profile=icc),
+    "rgba png": lambda icc: saved(Image.new("RGBA", (40, 40), (*RED, 255)), "PNG", icc_profile=icc),
+    "palette png": lambda icc: saved(palette(False).crop((0, 0, 20, 40)).resize((40, 40)), "PNG", icc_profile=icc),
+    "webp": lambda icc: saved(Image.new("RGB", (40, 40), RED), "WEBP", lossless=True, icc_profile=icc),
+    "tiff": lambda icc: saved(Image.new("RGB", (40, 40), RED), "TIFF", icc_profile=icc),
+    "avif": lambda icc: saved(Image.new("RGB", (40, 40), RED), "AVIF", quality=100, icc_profile=icc),
+}
+
+
+@pytest.mark.parametrize("name", PROFILED)
+def test_icc_profiles_are_applied_where_the_setting_says_so(name: str) -> None:
+    data = PROFILED[name](profile_that_swaps_red_and_blue())
+    assert np.abs(decode(data, 16).astype(np.int16) - RED).max() <= 6, "off: as it is stored"
+    assert np.abs(decode(data, 16, ImagesConfig(apply_icc=True)).astype(np.int16) - BLUE).max() <= 6
+
+
+@pytest.mark.parametrize("icc", [b"", b"junk", profile_that_swaps_red_and_blue()[:200], bytes(3000)])
+@pytest.mark.parametrize("name", ["jpeg", "png"])
+def test_a_malformed_profile_is_ignored(name: str, icc: bytes) -> None:
+    data = PROFILED[name](icc)
+    assert np.abs(decode(data, 16, ImagesConfig(apply_icc=True)).astype(np.int16) - RED).max() <= 6
+
+
+def test_a_profile_of_another_kind_of_colours_is_ignored() -> None:
+    grey = saved(Image.new("L", (40, 40), 128), "PNG", icc_profile=profile_that_swaps_red_and_blue())
+    cmyk = saved(Image.new("RGB", (40, 40), RED).convert("CMYK"), "JPEG", icc_profile=profile_that_swaps_red_and_blue())
+    for data in (grey, cmyk):
+        assert difference(decode(data, 16, ImagesConfig(apply_icc=True)), decode(data, 16)) == 0
+
+
+def ycck_jpeg(colour: Colour) -> bytes:
+    """Four components with Adobe's transform 2: YCC of the inverted colours, and black. Pillow writes CMYK only."""
+    cmyk = np.asarray(Image.new("RGB", (40, 40), colour).convert("CMYK"))
+    ycc = np.asarray(Image.fromarray(np.ascontiguousarray(cmyk[..., :3])).convert("YCbCr"))
+    stored = Image.fromarray(np.dstack([255 - ycc, cmyk[..., 3:]]), "CMYK")  # the encoder inverts what it is given
+    data = saved(stored, "JPEG", quality=95)
+    adobe = data.index(b"Adobe")
+    assert data[adobe + 11] == 0
+    return data[: adobe + 11] + b"\x02" + data[adobe + 12 :]
+
+
+@pytest.mark.parametrize("colour", [RED, WHITE, GREY, (0, 128, 255)])
+def test_ycck(colour: Colour) -> None:
+    data = ycck_jpeg(colour)
+    pixels = decode(data, 16).astype(np.int16)
+    assert np.abs(pixels - by_pillow(Image.open(io.BytesIO(data)), 16)).max() <= 1
+    assert np.abs(pixels - colour).max() <= 8
 
 
 def test_the_aspect_ratio_is_not_kept() -> None:

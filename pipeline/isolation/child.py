@@ -25,7 +25,9 @@ from pipeline.errors import DecodeError
 from pipeline.isolation.protocol import MESSAGE_BYTES, WALL_FACTOR, ForkOrder, Reply, Request
 from pipeline.schema import Reason
 
-Decode = Callable[[bytes, int, ImagesConfig], tuple[npt.NDArray[np.uint8], int, int]]
+Pixels = npt.NDArray[np.uint8]
+Decode = Callable[[bytes, int, ImagesConfig, Pixels], tuple[Pixels, int, int]]
+"""Like `images.decode_image`: the last argument is where the pixels are to be."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
@@ -46,7 +48,7 @@ def run(order: ForkOrder, fds: Sequence[int], decode: Decode, parent: int) -> No
         os._exit(1)  # whatever happened: nothing of the fork server's may run here
 
 
-def _decode(request: Request, source: int, pixels: npt.NDArray[np.uint8], decode: Decode, order: ForkOrder) -> Reply:
+def _decode(request: Request, source: int, pixels: Pixels, decode: Decode, order: ForkOrder) -> Reply:
     """Decode one image against both clocks: that of the CPU, and a generous one of the wall."""
     began = time.perf_counter()
     signal.setitimer(signal.ITIMER_PROF, order.images.timeout_s)
@@ -54,7 +56,7 @@ def _decode(request: Request, source: int, pixels: npt.NDArray[np.uint8], decode
     width = height = 0
     reason = ""
     try:
-        pixels[:], width, height = decode(os.pread(source, request.length, 0), order.size, order.images)
+        _, width, height = decode(os.pread(source, request.length, 0), order.size, order.images, pixels)
     except DecodeError as error:
         reason = error.reason
     except MemoryError:

@@ -210,7 +210,8 @@ def test_decoder_processes_end_with_their_worker(action: str) -> None:
 def test_a_decoder_process_is_confined() -> None:
     """No core files, no files, no new privileges; and the fork server that it comes from has a single thread."""
     with Decoder[int](SIZE, HASTY, POISON) as decoder:
-        list(decoder.submit(0, b"SLEEP"))
+        assert len([*decoder.submit(0, png(0)), *decoder.drain()]) == 1  # it is past its beginning
+        list(decoder.submit(1, b"SLEEP"))
         processes = decoder_processes()
         (child,) = [pid for pid in processes if "PPid:\t" + str(os.getpid()) not in Path(f"/proc/{pid}/status").read_text()]
         status = Path(f"/proc/{child}/status").read_text()

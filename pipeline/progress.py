@@ -129,7 +129,8 @@ class Tracker:
         if self.first_work_s is None:
             self.first_work_s = self.last_work_s - receipt.costs["score_s"]
         for name, cost in receipt.costs.items():
-            self.costs[name] += cost
+            # fetch tasks that worked and waited while the replicas still started say nothing of what holds these back
+            self.costs[name] += min(cost, self.working_s) if name in ("make_s", "held_s") else cost
         if self.manifest.shards[receipt.shard].name in self.committed:
             return False
         missing = self._bitmap(receipt.shard)

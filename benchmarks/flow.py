@@ -23,7 +23,6 @@ from pipeline.manifest import Manifest
 from pipeline.progress import Plan, Progress, plan_chunks
 from pipeline.records import Chunk
 from pipeline.schema import IMAGES, CaptionLengths, Captions, ScorerProtocol, Scores
-from pipeline.scorer import load_scorer
 from pipeline.sizing import Resources
 from pipeline.stages import image_blocks, pixel_column
 
@@ -70,6 +69,8 @@ class ZeroScorer:
 
 def scorer_of(checkpoint: str, threads: int) -> ScorerProtocol:
     """A scorer on so many CPU threads."""
+    from pipeline.scorer import load_scorer  # brings torch, which a driver must not pay for
+
     return load_scorer(checkpoint, device="cpu", threads=threads)
 
 
@@ -95,6 +96,7 @@ class Flow(NamedTuple):
     rows: int  # of all receipts but the first
     blocks: int
     shares: Shares
+    row_ms: dict[str, float]  # what a row cost, by the names of `schema.COSTS`
     bytes_read: int
 
     @property
@@ -123,6 +125,7 @@ def stream(config: Config, make_scorer: MakeScorer, make: MakeBlocks = image_blo
         rows=sum(rows[1:]),
         blocks=len(rows) - 1,
         shares=job.tracker.shares(resources),
+        row_ms={name: 1000 * cost / sum(rows) for name, cost in job.tracker.costs.items() if name.endswith("_s")},
         bytes_read=int(job.tracker.costs["bytes_read"]),
     )
 

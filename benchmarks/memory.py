@@ -81,7 +81,7 @@ def measure(rows: int) -> dict[str, Any]:
                 "input": {"manifest": manifest},
                 "output": {"path": f"{folder}/out"},
                 "model": {"image_size": SIDE},
-                "compute": {"block_rows": 64},
+                "compute": {"block_rows": 32},
             },
         )
         with dataflow.cluster(config):

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 PROGRESS_INTERVAL_S = 0.5
 # A pass leaves rows out only where a task died and was run again; so many in a row without an end are no accident.
 MAX_PASSES = 10
+# Chunks of one pass, 40 million rows: Ray keeps some 3 KB a block in the driver until a stream ends, and takes all of its
+# chunks at once. Replicas start anew with each pass, which is half an hour of eight GPUs.
+PASS_CHUNKS = 20_000
 DEMO_ADVICE = "a demo model, trained on rendered scenes: give a real one with --model.checkpoint Salesforce/blip-itm-base-coco"
 PACKAGES = ("capsieve", "torch", "ray", "pyarrow", "pillow", "simplejpeg", "tokenizers")
 
@@ -148,9 +151,9 @@ def _stream(job: Job, resources: Resources, make_scorer: MakeScorer, listener: L
     committer = Committer(job.output, job.manifest.shards)
     reported = 0.0
     _note(tracker, committer.submit(*_complete_shards(job)))
-    for _ in range(MAX_PASSES):
+    for _ in range(MAX_PASSES + len(plan_chunks(tracker, resources.chunk_rows)) // PASS_CHUNKS):
         _note(tracker, committer.drain())
-        chunks = plan_chunks(tracker, resources.chunk_rows)
+        chunks = plan_chunks(tracker, resources.chunk_rows)[:PASS_CHUNKS]
         if not chunks:
             break
         dataset = dataflow.build(

@@ -42,7 +42,16 @@ from pipeline.storage import write_bytes
 
 BUCKET = "capsieve-bench"
 PICTURES = 64  # different ones; each is an object many times over
-HEADER = ["stream", "rows/s once started", "slowest stage alone", "ratio", "spread", "stages alone", "start-up", "replicas"]
+HEADER = [
+    "stream",
+    "rows/s once started",
+    "slowest stage alone",
+    "ratio",
+    "spread of both",
+    "stages alone",
+    "start-up",
+    "replicas",
+]
 
 
 class Rates(NamedTuple):
@@ -164,19 +173,11 @@ def show(name: str, title: str, rates: list[Rates], streams: list[Flow]) -> None
     rate, spread = median([one.rows_per_s for one in streams])
     stages = Rates(*(statistics.median(values) for values in zip(*rates, strict=True)))
     slowest = min(stages)
+    _, alone_spread = median([one[stages.index(slowest)] for one in rates])
     listed = ", ".join(f"{stage} {value:,.1f}" for stage, value in stages._asdict().items() if value != float("inf"))
-    last = streams[-1]
     start = f"{statistics.median(one.first_s for one in streams):.1f} s"
-    row = [
-        title,
-        f"{rate:,.2f}",
-        f"{slowest:,.2f}",
-        f"{rate / slowest:.0%}",
-        f"{spread:.0%}",
-        listed,
-        start,
-        sentence(last.shares),
-    ]
+    rates_shown = [f"{rate:,.2f}", f"{slowest:,.2f}", f"{rate / slowest:.0%}", f"{spread:.0%}, {alone_spread:.0%}"]
+    row = [title, *rates_shown, listed, start, sentence(streams[-1].shares)]
     alone_rates = [{stage: value for stage, value in one._asdict().items() if value != float("inf")} for one in rates]
     publish(f"stream-{name}", HEADER, [row], {"rounds": [as_json(one) for one in streams], "alone": alone_rates})
 

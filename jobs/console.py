@@ -20,6 +20,7 @@ from rich.console import Console as Terminal
 from rich.status import Status as Spinner
 from rich.table import Table
 
+from pipeline.bottleneck import sentence
 from pipeline.errors import UserError
 from pipeline.progress import Plan, Progress, Summary
 
@@ -104,7 +105,8 @@ class Console:
         )
         self.terminal.print(
             f"compute   {_count(resources.replicas, 'replica')} ({where}), {_count(resources.cpus, 'CPU')} "
-            f"on {_count(resources.nodes, 'node')}, batches of {resources.batch_size}"
+            f"on {_count(resources.nodes, 'node')}, {_count(resources.fetch_tasks, 'fetch task')}, "
+            f"blocks of {resources.block_rows}, batches of {resources.batch_size}"
         )
         self.terminal.print(f"output    {plan.output}")
         self.starting("starting workers and loading the model")
@@ -131,9 +133,9 @@ class Console:
         if summary.rows_scored:
             self.results.print(
                 f"{summary.rows_scored:,} rows scored in {_duration(summary.elapsed_s)} "
-                f"({summary.rows_per_s:,.1f} rows/s once started), replicas busy {summary.busy_share:.0%}; "
-                f"a row took: {spent}"
+                f"({summary.rows_per_s:,.1f} rows/s once started); a row took: {spent}"
             )
+            self.results.print(sentence(summary.shares))
         else:
             self.results.print("everything was done already")
         self.results.print(f"{summary.rows:,} rows in {_count(summary.shards, 'file')} below {summary.output}")

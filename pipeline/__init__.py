@@ -12,7 +12,9 @@ The way of a row, and the module that owns each step:
     stages     the above lifted to Arrow batches: what each Ray stage calls
     dataflow   the graph in one expression; the only module that imports Ray
     output     staged parts, commit of a shard, resume, provenance
-    progress   what the driver knows of a run: plan, coverage, summary
+    sizing     batches, blocks, chunks and what may be in flight, from the cluster and the model
+    clocks     what each stage does with its time
+    progress   what the driver knows of a run: plan, coverage, summary; `bottleneck` says what held it back
     run        the driver's loop: resume -> dataflow -> receipts -> commits -> summary
 
 beside them

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 MIB = 1024 * 1024
+DEFAULT_BLOCK_ROWS = 128  # for whoever calls a stage alone, without a cluster to choose by
 
 
 def _as_list(value: Any) -> Any:
@@ -123,11 +124,13 @@ class ComputeConfig(Section):
     replicas: int | None = Field(default=None, ge=1)
     """Copies of the model. None: one a GPU; without GPUs one for every 8 CPUs."""
     batch_size: int | None = Field(default=None, ge=1)
-    """Images of one model call. None: 128 on GPUs, 16 on CPUs."""
+    """Images of one model call. None: by the model's size; 128 on GPUs and 16 on CPUs for base at 384 px."""
     chunk_rows: int = Field(default=2_048, ge=1)
-    """Rows of one fetch task: the unit of work. Large, so that the slow tail of one is a small part of it."""
-    block_rows: int = Field(default=128, ge=1)
-    """Rows that a fetch task hands on at a time (57 MB of pixels at 384), and of a staged part at least."""
+    """Rows of one fetch task at most: the unit of work. Large, so that the slow tail of one is a small part of it; of a small
+    manifest each fetch task gets several."""
+    block_rows: int | None = Field(default=None, ge=1)
+    """Images that a fetch task hands on at a time, and rows of a staged part at least. None: half a second of a replica's
+    work, 512 at most (226 MB of pixels at 384), and no more than the object store holds."""
     fetch_cpus: float = Field(default=0.5, gt=0)
     """CPUs that a fetch task reserves; below 1, two share a core, and one decodes while the other waits for hosts."""
 

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,23 +24,24 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from pipeline import output as out
+from pipeline import sizing
+from pipeline.clocks import StarvedClock, timed_blocks, timed_write
 from pipeline.config import Config
 from pipeline.errors import CapsieveError, ConfigError
 from pipeline.manifest import Manifest, Shard
 from pipeline.output import Counts, Output
-from pipeline.progress import Resources
 from pipeline.records import Chunk
-from pipeline.schema import Receipt, ScorerProtocol
+from pipeline.schema import COSTS, Receipt, ScorerProtocol
+from pipeline.sizing import REPLICA_CPUS, STAGE_CPUS, Cluster, Resources, Work
 from pipeline.stages import image_blocks, score_images
 
 log = logging.getLogger(__name__)
 
 MakeScorer = Callable[[], ScorerProtocol]
+MakeBlocks = Callable[[Chunk, Manifest, Config, int], Iterator[pa.Table]]
 
-# Fractions differ so that no two stages fuse; a replica mostly runs torch threads of its own, staging mostly waits for a store.
-REPLICA_CPUS = 0.75
-STAGE_CPUS = 0.25
-CPU_CORES_A_REPLICA = 8
+# Fetch tasks run ahead as far as there is room; where cores are short, what they take must not be a replica's.
+FETCH_NICENESS = 10
 # Nothing is sent to Ray's makers, and its own lines stay out of ours; what Ray writes into its log files is not affected.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -47,7 +49,9 @@ QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
-DEFAULT_BATCH = {"cuda": 128, "cpu": 16}
+# Of a Ray started here. It ends workers that are idle for a second while there are more of them than CPUs, and tasks of half a
+# CPU need more: without this, every other fetch task begins with the start of a process and seconds of imports.
+KEPT_WORKERS = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
 
 
 @contextmanager
@@ -56,7 +60,7 @@ def cluster(config: Config) -> Iterator[None]:
 
     In a process that has joined one already (a notebook), that one is used and left as it is.
     """
-    for name, value in QUIET.items():
+    for name, value in (QUIET | KEPT_WORKERS).items():
         os.environ.setdefault(name, value)
     address = config.compute.address or os.environ.get("RAY_ADDRESS")
     context = DataContext.get_current()
@@ -64,7 +68,8 @@ def cluster(config: Config) -> Iterator[None]:
     context.print_on_execution_start = False
     context.raise_original_map_exception = True  # else our own errors are lost in a wrapping that forgets its cause
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+    # "local", because without an address Ray joins whatever cluster `ray start` left on this machine
+    options: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
     if ray.is_initialized():
         yield
         return
@@ -107,27 +112,16 @@ def _silent_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def plan_resources(config: Config) -> Resources:
-    """Fill in what the settings leave to the cluster. Raises ConfigError where it cannot hold the replicas asked for."""
+def plan_resources(config: Config, work: Work) -> Resources:
+    """What `sizing.plan` makes of the cluster that was joined. Raises ConfigError where it cannot hold what is asked for."""
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 0))
-    use_gpus = gpus > 0 and config.model.device in ("auto", "cuda")
-    if config.model.device.startswith("cuda") and not gpus:
-        raise ConfigError("model.device is cuda, but the cluster has no GPUs: leave --model.device at auto")
-    device = "cuda" if use_gpus else "cpu"
-    replicas = config.compute.replicas or (gpus if use_gpus else max(1, cpus // CPU_CORES_A_REPLICA))
-    room = gpus if use_gpus else int(cpus / REPLICA_CPUS)
-    if replicas > room:
-        kind = f"{gpus} GPUs" if use_gpus else f"{cpus} CPUs"
-        raise ConfigError(f"compute.replicas is {replicas}, but a cluster of {kind} has room for {room}")
-    if cpus < _least_cpus(config, replicas, use_gpus):
-        raise ConfigError(f"{cpus} CPUs are too few for {replicas} replicas and one fetch task: lower --compute.replicas")
-    batch_size = config.compute.batch_size or DEFAULT_BATCH[device]
-    return Resources(replicas, batch_size, device, max(1, cpus // replicas), cpus, len(ray.nodes()))  # type: ignore[no-untyped-call]
-
-
-def _least_cpus(config: Config, replicas: int, use_gpus: bool) -> float:
-    return config.compute.fetch_cpus + STAGE_CPUS + (0.0 if use_gpus else REPLICA_CPUS * replicas)
+    cluster = Cluster(
+        cpus=int(total.get("CPU", 0)),
+        gpus=int(total.get("GPU", 0)),
+        nodes=len(ray.nodes()),  # type: ignore[no-untyped-call]
+        object_store_bytes=int(total.get("object_store_memory", 0)),
+    )
+    return sizing.plan(config, cluster, work)
 
 
 class Replica:
@@ -137,10 +131,15 @@ class Replica:
         self.scorer = make_scorer()
         self.batch_size = resources.batch_size
         self.lists = lists
-        self.embedding = "image_embedding" in output.scores.names
+        embedding = output.scores.field("image_embedding") if "image_embedding" in output.scores.names else None
+        self.embedding_dim = None if embedding is None else embedding.type.list_size
+        self.clock = StarvedClock()
 
     def __call__(self, images: pa.Table) -> pa.Table:
-        return score_images(images, self.scorer, batch_size=self.batch_size, lists=self.lists, embedding=self.embedding)
+        return self.clock.run(self.score, images)
+
+    def score(self, images: pa.Table) -> pa.Table:
+        return score_images(images, self.scorer, batch_size=self.batch_size, lists=self.lists, embedding_dim=self.embedding_dim)
 
 
 def build(
@@ -152,18 +151,24 @@ def build(
     *,
     resources: Resources,
     image_size: int,
+    make_blocks: MakeBlocks = image_blocks,
 ) -> Dataset:
-    """The whole stream, lazily: iterating over it runs it, and yields `schema.RECEIPT` rows."""
-    set_block_target(config, image_size)
+    """The whole stream, lazily: iterating over it runs it, and yields `schema.RECEIPT` rows.
+
+    `make_scorer` and `make_blocks` are its seams: what a replica scores with, and where a chunk's images come from.
+    """
+    set_limits(resources)
+    config = sizing.settled(config, resources)
     score_options: dict[str, Any] = {"num_gpus": 1} if resources.device == "cuda" else {"num_cpus": REPLICA_CPUS}
 
     def fetch(batch: pa.Table) -> Iterator[pa.Table]:
+        os.setpriority(os.PRIO_PROCESS, 0, FETCH_NICENESS)
         for item in batch.to_pylist():
             chunk = Chunk(item["shard"], tuple(zip(item["starts"], item["stops"], strict=True)))
-            yield from image_blocks(chunk, manifest, config, image_size)
+            yield from timed_blocks(make_blocks(chunk, manifest, config, image_size))
 
     def stage(scored: pa.Table) -> pa.Table:
-        return out.stage(output, manifest.shards, scored)
+        return timed_write(partial(out.stage, output, manifest.shards), scored)
 
     items = [{"shard": c.shard, "starts": [a for a, _ in c.ranges], "stops": [b for _, b in c.ranges]} for c in chunks]
     return (
@@ -174,19 +179,25 @@ def build(
             fn_constructor_args=(make_scorer, resources, output, manifest.captions_are_lists),
             batch_size=None,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=resources.replicas),
+            compute=ActorPoolStrategy(size=resources.replicas, max_tasks_in_flight_per_actor=resources.queue_blocks),
             **score_options,
         )
         .map_batches(stage, batch_size=None, batch_format="pyarrow", num_cpus=STAGE_CPUS)
     )
 
 
-def set_block_target(config: Config, image_size: int) -> None:
-    """Make a Ray block just what the fetch stage yields: the target lies below its bytes, and two thirds of them above half.
+def set_limits(resources: Resources) -> None:
+    """Tell Ray how large a block is, and how many bytes of them may lie between the stages.
 
-    Ray closes a block once it exceeds the target, and cuts it where it exceeds the target by half.
+    A block must be just what the fetch stage yields: Ray closes one once it exceeds the target, and cuts it where it exceeds
+    the target by half, so the target lies below a block's bytes, and two thirds of them above half. The limit in bytes takes
+    the place of Ray's ratio of queued to running bytes, whose default starves pipelines of images (docs/decisions.md).
     """
-    DataContext.get_current().target_max_block_size = int(0.8 * config.compute.block_rows * image_size * image_size * 3)
+    context = DataContext.get_current()
+    context.target_max_block_size = int(0.8 * resources.block_bytes)
+    context.downstream_capacity_backpressure_ratio = None
+    limits = context.execution_options.resource_limits
+    context.execution_options.resource_limits = limits.copy(object_store_memory=resources.stream_bytes)
 
 
 def receipts(dataset: Dataset) -> Iterator[Receipt]:
@@ -195,7 +206,8 @@ def receipts(dataset: Dataset) -> Iterator[Receipt]:
         for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             assert isinstance(block, pa.Table)
             for row in block.to_pylist():
-                yield Receipt(**{**row, "rows": np.frombuffer(row["rows"], "<i8")})
+                rows = np.frombuffer(row["rows"], "<i8")
+                yield Receipt(row["shard"], rows, row["succeeded"], {name: row[name] for name in COSTS.names})
 
 
 @contextmanager

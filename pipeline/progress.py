@@ -14,21 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.bottleneck import Shares, cause_of, shares
 from pipeline.manifest import Manifest
 from pipeline.output import Counts, Staged
 from pipeline.records import Chunk
 from pipeline.schema import Receipt, Status
-
-
-class Resources(NamedTuple):
-    """How the work is spread on this cluster."""
-
-    replicas: int
-    batch_size: int  # images of one model call
-    device: str  # cuda | cpu
-    threads: int  # of one replica on the CPU
-    cpus: int
-    nodes: int
+from pipeline.sizing import Resources
 
 
 class Plan(NamedTuple):
@@ -51,7 +42,7 @@ class Progress(NamedTuple):
     rows_left: int
     success_share: float  # of the rows staged in this run
     rows_per_s: float
-    busy_share: float  # of the replicas' time since the first one had work
+    busy_share: float  # of the replicas' time between their first work and their last
     shards_committed: int
     elapsed_s: float
 
@@ -70,8 +61,8 @@ class Summary(NamedTuple):
     shards: int
     elapsed_s: float
     rows_per_s: float
-    busy_share: float
-    stage_s: dict[str, float]  # summed over rows: of downloads (many at a time), of decoding and of scoring
+    shares: Shares
+    stage_s: dict[str, float]  # summed over rows: of downloads (many at a time), of decoding, scoring and writing
     bytes_read: int
     output: str
 
@@ -89,7 +80,7 @@ class Summary(NamedTuple):
             by_status[status] += rows
             if reason is not None:
                 reasons.setdefault(status, {})[reason] = rows
-        numbers = {"elapsed_s": self.elapsed_s, "rows_per_s": self.rows_per_s, "busy_share": self.busy_share}
+        numbers = {"elapsed_s": self.elapsed_s, "rows_per_s": self.rows_per_s, "busy_share": self.shares.busy}
         return {
             "output": self.output,
             "rows": self.rows,
@@ -99,6 +90,8 @@ class Summary(NamedTuple):
             "status": dict(by_status),
             "reasons": reasons,
             **{name: round(number, 3) for name, number in numbers.items()},
+            "held_back_by": cause_of(self.shares),
+            "shares": {name: round(share, 3) for name, share in self.shares._asdict().items()},
             "stage_s": {name: round(seconds, 3) for name, seconds in self.stage_s.items()},
             "bytes_read": self.bytes_read,
         }
@@ -115,7 +108,8 @@ class Tracker:
     succeeded: int = 0
     costs: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     committed: set[str] = field(default_factory=set)
-    first_work_s: float | None = None
+    first_work_s: float | None = None  # time.monotonic() when a replica first had a block
+    last_work_s: float = 0.0
     missing: dict[int, npt.NDArray[np.bool_]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -131,10 +125,12 @@ class Tracker:
 
     def add(self, receipt: Receipt) -> bool:
         """Note a staged part; True where it completes its shard. Rows that a repeated task staged again count once."""
+        self.last_work_s = time.monotonic()
         if self.first_work_s is None:
-            self.first_work_s = time.monotonic() - receipt.score_s
-        for name in ("fetch_s", "decode_s", "score_s", "bytes_read"):
-            self.costs[name] += getattr(receipt, name)
+            self.first_work_s = self.last_work_s - receipt.costs["score_s"]
+        for name, cost in receipt.costs.items():
+            # fetch tasks that worked and waited while the replicas still started say nothing of what holds these back
+            self.costs[name] += min(cost, self.working_s) if name in ("make_s", "held_s") else cost
         if self.manifest.shards[receipt.shard].name in self.committed:
             return False
         missing = self._bitmap(receipt.shard)
@@ -150,16 +146,24 @@ class Tracker:
         self.committed.add(self.manifest.shards[index].name)
         self.missing.pop(index, None)
 
-    def progress(self, replicas: int, elapsed_s: float) -> Progress:
+    @property
+    def working_s(self) -> float:
+        """Seconds between the replicas' first work and their last."""
+        return self.last_work_s - self.first_work_s if self.first_work_s is not None else 0.0
+
+    def shares(self, resources: Resources) -> Shares:
+        """Where the stages' time went."""
+        return shares(self.costs, wall_s=self.working_s, replicas=resources.replicas, fetch_tasks=resources.fetch_tasks)
+
+    def progress(self, resources: Resources, elapsed_s: float) -> Progress:
         """How far the run is now."""
-        working_s = time.monotonic() - self.first_work_s if self.first_work_s is not None else 0.0
         done_before = sum(counts.total() for counts in self.staged.done.values()) + sum(map(len, self.staged.rows.values()))
         return Progress(
             rows=self.rows,
             rows_left=self.manifest.rows - done_before - self.rows,
             success_share=self.succeeded / self.rows if self.rows else 0.0,
-            rows_per_s=self.rows / working_s if working_s > 0 else 0.0,
-            busy_share=min(1.0, self.costs["score_s"] / (replicas * working_s)) if working_s > 0 else 0.0,
+            rows_per_s=self.rows / self.working_s if self.working_s > 0 else 0.0,
+            busy_share=self.shares(resources).busy,
             shards_committed=len(self.committed),
             elapsed_s=elapsed_s,
         )

@@ -22,14 +22,18 @@ from pipeline.errors import CapsieveError, ConfigError
 from pipeline.manifest import Manifest, find_manifest
 from pipeline.model.facts import ModelInfo, describe, storage_options
 from pipeline.output import Counts, Output
-from pipeline.progress import Plan, Progress, Resources, Summary, Tracker, plan_chunks
+from pipeline.progress import Plan, Progress, Summary, Tracker, plan_chunks
 from pipeline.schema import ScorerProtocol, score_schema
+from pipeline.sizing import Resources, Work
 
 log = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_S = 0.5
 # A pass leaves rows out only where a task died and was run again; so many in a row without an end are no accident.
 MAX_PASSES = 10
+# Chunks of one pass, 40 million rows: Ray keeps some 3 KB a block in the driver until a stream ends, and takes all of its
+# chunks at once. Replicas start anew with each pass, which is half an hour of eight GPUs.
+PASS_CHUNKS = 20_000
 DEMO_ADVICE = "a demo model, trained on rendered scenes: give a real one with --model.checkpoint Salesforce/blip-itm-base-coco"
 PACKAGES = ("capsieve", "torch", "ray", "pyarrow", "pillow", "simplejpeg", "tokenizers")
 
@@ -67,7 +71,7 @@ def score(config: Config, listener: Listener, make_scorer: MakeScorer | None = N
     job = prepare(config, listener)
     listener.starting("Ray")
     with dataflow.cluster(config):
-        resources = dataflow.plan_resources(config)
+        resources = dataflow.plan_resources(config, work_of(job))
         if make_scorer is None:
             make_scorer = functools.partial(load_scorer, config, resources)
         listener.planned(_plan(job, resources))
@@ -97,6 +101,12 @@ def prepare(config: Config, listener: Listener) -> Job:
     output.check_columns(manifest, out)
     output.claim(out, overwrite=config.output.overwrite)
     return Job(config, manifest, model, out, Tracker(manifest, output.scan(out, manifest.shards)))
+
+
+def work_of(job: Job) -> Work:
+    """What is left to do, as far as it decides how the work is spread."""
+    done = sum(counts.total() for counts in job.tracker.staged.done.values()) + sum(map(len, job.tracker.staged.rows.values()))
+    return Work(job.manifest.rows - done, job.model.image_size, job.model.gflop)
 
 
 def load_scorer(config: Config, resources: Resources) -> ScorerProtocol:
@@ -141,9 +151,9 @@ def _stream(job: Job, resources: Resources, make_scorer: MakeScorer, listener: L
     committer = Committer(job.output, job.manifest.shards)
     reported = 0.0
     _note(tracker, committer.submit(*_complete_shards(job)))
-    for _ in range(MAX_PASSES):
+    for _ in range(MAX_PASSES + len(plan_chunks(tracker, resources.chunk_rows)) // PASS_CHUNKS):
         _note(tracker, committer.drain())
-        chunks = plan_chunks(tracker, job.config.compute.chunk_rows)
+        chunks = plan_chunks(tracker, resources.chunk_rows)[:PASS_CHUNKS]
         if not chunks:
             break
         dataset = dataflow.build(
@@ -154,7 +164,7 @@ def _stream(job: Job, resources: Resources, make_scorer: MakeScorer, listener: L
             _note(tracker, committer.submit(receipt.shard) if complete else committer.ended(timeout_s=0))
             if time.monotonic() - reported >= PROGRESS_INTERVAL_S:
                 reported = time.monotonic()
-                listener.progressed(tracker.progress(resources.replicas, reported - began))
+                listener.progressed(tracker.progress(resources, reported - began))
     if len(tracker.committed) < len(job.manifest.shards):
         raise CapsieveError(f"rows were left out of {MAX_PASSES} passes in a row: {job.output.url} is unfinished")
 
@@ -187,7 +197,7 @@ def _plan(job: Job, resources: Resources) -> Plan:
 
 def _summary(job: Job, resources: Resources, elapsed_s: float) -> Summary:
     tracker = job.tracker
-    progress = tracker.progress(resources.replicas, elapsed_s)
+    progress = tracker.progress(resources, elapsed_s)
     return Summary(
         rows=job.manifest.rows,
         rows_scored=tracker.rows,
@@ -195,8 +205,8 @@ def _summary(job: Job, resources: Resources, elapsed_s: float) -> Summary:
         shards=len(job.manifest.shards),
         elapsed_s=elapsed_s,
         rows_per_s=progress.rows_per_s,
-        busy_share=progress.busy_share,
-        stage_s={name: tracker.costs[f"{name}_s"] for name in ("fetch", "decode", "score")},
+        shares=tracker.shares(resources),
+        stage_s={name: tracker.costs[f"{name}_s"] for name in ("fetch", "decode", "score", "write")},
         bytes_read=int(tracker.costs["bytes_read"]),
         output=job.output.url,
     )

@@ -83,10 +83,13 @@ SCORE_COLUMNS = (
 )
 """The columns we add, in their order; `image_embedding` follows where it is asked for."""
 
-# What each row or image cost, summed into the receipts and not kept: seconds of one fetch, decode and score, bytes read.
-COSTS = pa.schema(
-    [("fetch_s", pa.float32()), ("decode_s", pa.float32()), ("score_s", pa.float32()), ("bytes_read", pa.int64())]
-)
+# What an image cost: seconds of one fetch (many run at a time) and of decoding, bytes read.
+IMAGE_COSTS = pa.schema([("fetch_s", pa.float32()), ("decode_s", pa.float32()), ("bytes_read", pa.int64())])
+# What a block cost, on the block's first record: seconds of the fetch task that made it, and for which it then waited for room;
+# for which the replica waited for it; of writing its part.
+BLOCK_COSTS = pa.schema([(name, pa.float32()) for name in ("make_s", "held_s", "starved_s", "write_s")])
+# All that is summed into the receipts, and not kept. `score_s`: an image's share of the model call that saw it.
+COSTS = pa.schema([*IMAGE_COSTS, ("score_s", pa.float32()), *BLOCK_COSTS])
 
 # One record an image of a chunk, from fetch to replica: all the rows that name this image, and their captions.
 IMAGES = pa.schema(
@@ -100,7 +103,7 @@ IMAGES = pa.schema(
         ("original_width", pa.int32()),
         ("original_height", pa.int32()),
         ("image_sha256", pa.string()),
-        *COSTS,
+        *IMAGE_COSTS,
     ]
 )
 
@@ -111,10 +114,7 @@ class Receipt(NamedTuple):
     shard: int  # index into Manifest.shards
     rows: npt.NDArray[np.int64]  # row numbers within the shard
     succeeded: int
-    fetch_s: float
-    decode_s: float
-    score_s: float
-    bytes_read: int
+    costs: dict[str, float]  # by the names of COSTS
 
 
 RECEIPT = pa.schema(

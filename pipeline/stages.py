@@ -9,22 +9,22 @@ Knows nothing of how work is spread, of files written, or of what is inside a sc
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline.config import Config, ImagesConfig
+from pipeline.config import DEFAULT_BLOCK_ROWS, Config, ImagesConfig
 from pipeline.fetch import Fetcher, FetchRequest
 from pipeline.isolation import DECODE, Decoded, Decoder, InProcessDecoder
 from pipeline.manifest import Manifest, base_url, read_rows
-from pipeline.records import Caption, Chunk, ImageRecord, plan_images
-from pipeline.schema import IMAGES, CaptionLengths, ScorerProtocol, Scores, score_schema, scored_schema
+from pipeline.records import Chunk, ImageRecord, plan_images
+from pipeline.schema import COSTS, IMAGES, FloatArray, ScorerProtocol, Scores, score_schema, scored_schema
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -39,7 +39,7 @@ def image_blocks(
     Records come in the order in which downloads end, not in the manifest's. Raises StorageError and ManifestError where
     the manifest itself cannot be read; whatever is wrong with a row is its status, be it that a decoder dies of it.
     """
-    block = _Block(chunk.shard, config.compute.block_rows, image_size)
+    block = _Block(chunk.shard, config.compute.block_rows or DEFAULT_BLOCK_ROWS, image_size)
     with _decoder(config.images, image_size, decode) as decoder:
         for record, data in _received(chunk, manifest, config):
             if data is None:
@@ -133,13 +133,13 @@ class _Block:
 
     def flush(self) -> Iterator[pa.Table]:
         if self.records:
-            table = _image_table(self.shard, self.records, _pixel_column(self.has_pixels, self.pixels))
+            table = _image_table(self.shard, self.records, pixel_column(self.has_pixels, self.pixels))
             self.records, self.has_pixels, self.filled = [], [], 0
             self.pixels = None  # the table's own now
             yield table
 
 
-def _pixel_column(present: Sequence[bool], pixels: Pixels | None) -> pa.LargeBinaryArray:
+def pixel_column(present: Sequence[bool], pixels: Pixels | None) -> pa.LargeBinaryArray:
     """An Arrow column over the memory of `pixels`, without a copy: one image for each record that has one, null for others."""
     valid = np.array(present)
     flat = np.empty(0, np.uint8) if pixels is None else pixels[: valid.sum()].reshape(-1)
@@ -152,7 +152,6 @@ def _image_table(shard: int, records: Sequence[ImageRecord], pixels: pa.LargeBin
     columns: dict[str, Any] = {
         "shard": pa.array(np.full(len(records), shard, np.int32)),
         "pixels": pixels,
-        "score_s": pa.array(np.zeros(len(records), np.float32)),
     }
     for name in IMAGES.names:
         if name not in columns:
@@ -164,28 +163,117 @@ def _image_table(shard: int, records: Sequence[ImageRecord], pixels: pa.LargeBin
 
 
 def score_images(
-    images: pa.Table, scorer: ScorerProtocol, *, batch_size: int, lists: bool, embedding: bool = False
+    images: pa.Table, scorer: ScorerProtocol, *, batch_size: int, lists: bool, embedding_dim: int | None = None
 ) -> pa.Table:
     """Score a block of `schema.IMAGES`: one `schema.scored_schema` record a row, in the block's order.
 
-    Every caption of every row of an image is scored in the one call that sees its pixels.
+    Every caption of every row of an image is scored in the one call that sees its pixels. Columns of `schema.COSTS` that the
+    block has are handed on, an image's on its first row.
     """
-    records = images.drop_columns(["pixels"]).to_pylist()
-    texts = [[text for row in record["captions"] for text in row if text is not None] for record in records]
+    captions = _Captions.of(images)
+    lengths = scorer.caption_lengths(captions.texts)
+    scored = _score(images, captions, scorer, batch_size)
+    rows = one_chunk(images["rows"])
+    image_of_row = pc.list_parent_indices(rows)
+    first_rows = np.diff(image_of_row.to_numpy(), prepend=-1) != 0
+    columns: dict[str, pa.Array] = {"row": rows.flatten()}
+    for name in _COPIED:
+        columns[name] = images[name].take(image_of_row)
+    present = np.flatnonzero(captions.present)
+    columns["caption_tokens"] = captions.column(lengths.tokens, present, lists=lists)
+    columns["caption_truncated"] = captions.column(lengths.truncated, present, lists=lists)
+    no_pixels = pc.is_null(images["pixels"]).take(image_of_row)
+    for name, values in scored.columns.items():
+        column = captions.column(values, scored.places, lists=lists)
+        columns[name] = pc.if_else(no_pixels, pa.scalar(None, column.type), column)
+    for name in COSTS.names:
+        costs = scored.seconds if name == "score_s" else _cost(images, name)
+        columns[name] = pa.array(np.where(first_rows, costs[image_of_row.to_numpy()], 0), COSTS.field(name).type)
+    if embedding_dim is not None:
+        columns["image_embedding"] = scored.embedding_column(embedding_dim).take(image_of_row)
+    schema = scored_schema(score_schema(lists=lists, embedding_dim=embedding_dim))
+    return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+_COPIED = ("shard", "status", "error_message", "original_width", "original_height", "image_sha256")
+
+
+class _Captions(NamedTuple):
+    """The captions of a block, flat: every entry of every row of every image."""
+
+    texts: list[str]  # those that are there
+    present: npt.NDArray[np.bool_]  # (entries,)
+    row_offsets: npt.NDArray[np.int32]  # (rows + 1,): entries of each row
+    image_offsets: npt.NDArray[np.int64]  # (images + 1,): texts of each image
+
+    @classmethod
+    def of(cls, images: pa.Table) -> Self:
+        by_image = one_chunk(images["captions"])
+        by_row = by_image.flatten()
+        flat = by_row.flatten()
+        present = flat.is_valid().to_numpy(zero_copy_only=False)
+        row_offsets = np.concatenate(([0], np.cumsum(by_row.value_lengths().to_numpy()))).astype(np.int32)
+        image_rows = np.concatenate(([0], np.cumsum(by_image.value_lengths().to_numpy())))
+        texts_before = np.concatenate(([0], np.cumsum(present)))
+        return cls(flat.drop_null().to_pylist(), present, row_offsets, texts_before[row_offsets[image_rows]])
+
+    def column(self, values: npt.NDArray[Any], places: npt.NDArray[np.int64], *, lists: bool) -> pa.Array:
+        """Values at their places among the entries, null elsewhere: one a row, or a list a row (null for an empty one)."""
+        entries = np.zeros(len(self.present), values.dtype)
+        missing = np.ones(len(self.present), dtype=bool)
+        entries[places], missing[places] = values, False
+        flat = pa.array(entries, mask=missing)
+        if not lists:
+            return flat
+        empty = pa.array(np.diff(self.row_offsets) == 0)
+        return pa.ListArray.from_arrays(pa.array(self.row_offsets), flat, mask=empty)
+
+
+class _Scored(NamedTuple):
+    """Scores of a block's images that have pixels."""
+
+    places: npt.NDArray[np.int64]  # of the scored captions among all entries
+    columns: dict[str, FloatArray]  # a value a scored caption
+    seconds: FloatArray  # (images,): share of the model call; 0 without pixels
+    embeddings: list[FloatArray]  # of each model call
+    with_pixels: npt.NDArray[np.int64]  # indices of images
+
+    def embedding_column(self, dim: int) -> pa.Array:
+        """One an image, null without pixels."""
+        flat = np.concatenate(self.embeddings).ravel() if self.embeddings else np.empty(0, np.float32)
+        places = np.zeros(len(self.seconds), np.int64)
+        missing = np.ones(len(self.seconds), dtype=bool)
+        places[self.with_pixels], missing[self.with_pixels] = np.arange(len(self.with_pixels)), False
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat), dim).take(pa.array(places, mask=missing))
+
+
+def _score(images: pa.Table, captions: _Captions, scorer: ScorerProtocol, batch_size: int) -> _Scored:
     pixels = one_chunk(images["pixels"])
-    with_pixels = pixels.is_valid().to_numpy(zero_copy_only=False).nonzero()[0].tolist()
-    scored: dict[int, _ImageScores] = {}
+    with_pixels = pixels.is_valid().to_numpy(zero_copy_only=False).nonzero()[0]
+    seconds = np.zeros(images.num_rows, np.float32)
+    ends = captions.image_offsets
+    calls: list[Scores] = []
     for start in range(0, len(with_pixels), batch_size):
         batch = with_pixels[start : start + batch_size]
-        scored |= _score_batch(pixels, texts, batch, scorer)
-    lengths = _lengths(texts, scorer)
-    rows = [
-        row
-        for index, record in enumerate(records)
-        for row in _scored_rows(record, scored.get(index), lengths[index], lists=lists, embedding=embedding)
-    ]
-    dim = next((len(one.embedding) for one in scored.values() if one.embedding is not None), 0) if embedding else None
-    return pa.Table.from_pylist(rows, schema=scored_schema(score_schema(lists=lists, embedding_dim=dim)))
+        began = time.perf_counter()
+        texts = [captions.texts[ends[index] : ends[index + 1]] for index in batch]
+        calls.append(scorer.score(pixel_array(pixels, int(batch[0]), int(batch[-1])), texts))
+        seconds[batch] = (time.perf_counter() - began) / len(batch)
+    logits = np.concatenate([call.itm_logits for call in calls]) if calls else np.empty((0, 2), np.float32)
+    columns = {"itm_score": _joined([call.itm_score for call in calls]), "itm_logit": logits[:, 1] - logits[:, 0]}
+    columns["itc_similarity"] = _joined([call.itc_similarity for call in calls])
+    scored_texts = [np.arange(ends[index], ends[index + 1]) for index in with_pixels]
+    present = np.flatnonzero(captions.present)
+    places = present[np.concatenate(scored_texts)] if scored_texts else present[:0]
+    return _Scored(places, columns, seconds, [c.image_embedding for c in calls if c.image_embedding is not None], with_pixels)
+
+
+def _joined(parts: Sequence[FloatArray]) -> FloatArray:
+    return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+
+def _cost(images: pa.Table, name: str) -> npt.NDArray[Any]:
+    return images[name].to_numpy() if name in images.schema.names else np.zeros(images.num_rows, np.float32)
 
 
 def one_chunk(column: pa.ChunkedArray) -> pa.Array:
@@ -204,68 +292,3 @@ def pixel_array(pixels: pa.LargeBinaryArray, first: int, last: int) -> npt.NDArr
     flat = np.frombuffer(run.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
     side = math.isqrt(len(flat) // count // 3)
     return flat.reshape(count, side, side, 3)
-
-
-class _ImageScores(NamedTuple):
-    scores: Scores  # of this image's captions alone
-    embedding: npt.NDArray[np.float32] | None
-    seconds: float
-
-
-def _score_batch(
-    pixels: pa.LargeBinaryArray, texts: list[list[str]], batch: list[int], scorer: ScorerProtocol
-) -> dict[int, _ImageScores]:
-    began = time.perf_counter()
-    scores = scorer.score(pixel_array(pixels, batch[0], batch[-1]), [texts[index] for index in batch])
-    seconds = (time.perf_counter() - began) / len(batch)
-    ends = np.cumsum([len(texts[index]) for index in batch]).tolist()
-    split: dict[int, _ImageScores] = {}
-    for position, (index, end) in enumerate(zip(batch, ends, strict=True)):
-        own = slice(end - len(texts[index]), end)
-        embedding = None if scores.image_embedding is None else scores.image_embedding[position]
-        parts = Scores(scores.itm_logits[own], scores.itm_score[own], scores.itc_similarity[own])
-        split[index] = _ImageScores(parts, embedding, seconds)
-    return split
-
-
-def _lengths(texts: list[list[str]], scorer: ScorerProtocol) -> list[CaptionLengths]:
-    lengths = scorer.caption_lengths([text for own in texts for text in own])
-    ends = np.cumsum([0, *(len(own) for own in texts)]).tolist()
-    return [CaptionLengths(lengths.tokens[a:b], lengths.truncated[a:b]) for a, b in itertools.pairwise(ends)]
-
-
-_COPIED = ("shard", "status", "error_message", "original_width", "original_height", "image_sha256")
-
-
-def _scored_rows(
-    record: dict[str, Any], scored: _ImageScores | None, lengths: CaptionLengths, *, lists: bool, embedding: bool
-) -> Iterator[dict[str, Any]]:
-    """The rows of one image; what the image cost is put on its first row."""
-    costs = {name: record[name] for name in ("fetch_s", "decode_s", "bytes_read")}
-    costs["score_s"] = scored.seconds if scored is not None else 0.0
-    per_caption: dict[str, list[Any]] = {
-        "caption_tokens": lengths.tokens.tolist(),
-        "caption_truncated": lengths.truncated.tolist(),
-    }
-    if scored is not None:
-        logits = scored.scores.itm_logits
-        per_caption["itm_score"] = scored.scores.itm_score.tolist()
-        per_caption["itm_logit"] = (logits[:, 1] - logits[:, 0]).tolist()
-        per_caption["itc_similarity"] = scored.scores.itc_similarity.tolist()
-    used = 0
-    for row, captions in zip(record["rows"], record["captions"], strict=True):
-        present = sum(text is not None for text in captions)
-        values = {name: _aligned(captions, flat[used : used + present], lists=lists) for name, flat in per_caption.items()}
-        used += present
-        scored_row = {"row": row, **{name: record[name] for name in _COPIED}, **values, **costs}
-        if embedding:
-            scored_row["image_embedding"] = None if scored is None or scored.embedding is None else scored.embedding
-        yield scored_row
-        costs = dict.fromkeys(costs, 0)
-
-
-def _aligned(captions: Sequence[Caption], values: Sequence[Any], *, lists: bool) -> Any:
-    """Values at the places of the captions that are there; the bare value where the column is not a list; null for none."""
-    remaining = iter(values)
-    placed = [None if text is None else next(remaining) for text in captions]
-    return (placed or None) if lists else placed[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.bottleneck import Shares
 from pipeline.errors import ConfigError
 from pipeline.progress import Progress, Summary
 
@@ -15,6 +16,7 @@ JOBS = Path(__file__).parents[1] / "jobs"
 HALF_WAY = Progress(
     rows=1_200, rows_left=1_200, success_share=0.75, rows_per_s=10.0, busy_share=0.5, shards_committed=1, elapsed_s=120
 )
+SHARES = Shares(60.0, busy=0.5, starved=0.5, download=0.2, decode=0.8, held=0.0, fetching=1.0, write_to_score=0.1)
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +57,7 @@ def test_the_summary_has_a_line_a_reason(capsys: pytest.CaptureFixture[str]) -> 
 
     counts = Counter({("success", None): 6, ("failed_to_download", "http 404"): 1, ("failed_to_download", "timeout"): 3})
     stage_s = {"fetch": 1.0, "decode": 0.02, "score": 0.5}
-    Console().summarise(Summary(10, 10, counts, 2, 65.0, 5.0, 0.5, stage_s, 99, "s3://b/o"))
+    Console().summarise(Summary(10, 10, counts, 2, 65.0, 5.0, SHARES, stage_s, 99, "s3://b/o"))
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line]
     assert lines[1:4] == [
         ["success", "6", "60.0%"],
@@ -63,7 +65,8 @@ def test_the_summary_has_a_line_a_reason(capsys: pytest.CaptureFixture[str]) -> 
         ["failed_to_download", "http", "404", "1", "10.0%"],
     ]
     assert "1 min 05 s" in " ".join(lines[4])
-    assert " ".join(lines[5]) == "10 rows in 2 files below s3://b/o"
+    assert " ".join(lines[5]) == "replicas busy 50%; held back by decoding: fetch tasks decoded 80% of their time; add CPUs"
+    assert " ".join(lines[6]) == "10 rows in 2 files below s3://b/o"
 
 
 def test_a_users_mistake_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:

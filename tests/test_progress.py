@@ -10,10 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import schema, sizing
+from pipeline.bottleneck import Shares
+from pipeline.config import Config
 from pipeline.manifest import Columns, FileInfo, Manifest, Shard
 from pipeline.output import Staged
 from pipeline.progress import Summary, Tracker, plan_chunks
 from pipeline.schema import Receipt
+from pipeline.sizing import Cluster, Work
+
+COSTS = dict.fromkeys(schema.COSTS.names, 0.25)
+SHARES = Shares(60.0, busy=0.5, starved=0.5, download=0.2, decode=0.8, held=0.0, fetching=1.0, write_to_score=0.1)
+RESOURCES = sizing.plan(Config(), Cluster(cpus=8, gpus=0, nodes=1, object_store_bytes=10**9), Work(1000, 32))
 
 
 def manifest_of(*rows: int) -> Manifest:
@@ -31,7 +39,7 @@ def tracker_of(
 
 
 def receipt(shard: int, rows: list[int], succeeded: int | None = None) -> Receipt:
-    return Receipt(shard, np.array(rows, np.int64), len(rows) if succeeded is None else succeeded, 0.1, 0.2, 0.3, 10)
+    return Receipt(shard, np.array(rows, np.int64), len(rows) if succeeded is None else succeeded, COSTS)
 
 
 def numbers_of(tracker: Tracker, chunk_rows: int) -> list[tuple[int, list[int]]]:
@@ -65,14 +73,14 @@ def test_progress_counts_repeated_rows_once() -> None:
     tracker = tracker_of(4, 4)
     tracker.add(receipt(0, [0, 1], succeeded=1))
     tracker.add(receipt(0, [0, 1], succeeded=1))
-    progress = tracker.progress(replicas=1, elapsed_s=1.0)
+    progress = tracker.progress(RESOURCES, elapsed_s=1.0)
     assert (progress.rows, progress.rows_left) == (2, 6)
     assert 0 < progress.success_share <= 1
     assert 0 <= progress.busy_share <= 1
 
 
 def test_progress_before_any_work_has_no_rate() -> None:
-    progress = tracker_of(4).progress(replicas=2, elapsed_s=1.0)
+    progress = tracker_of(4).progress(RESOURCES, elapsed_s=1.0)
     assert (progress.rows_per_s, progress.left_s) == (0.0, None)
 
 
@@ -86,8 +94,9 @@ def test_chunks_cover_each_missing_row_exactly_once(staged: list[int], chunk_row
 
 def test_the_summary_counts_by_status_and_reason() -> None:
     counts = Counter({("success", None): 6, ("failed_to_download", "http 404"): 3, ("failed_to_download", "timeout"): 1})
-    summary = Summary(10, 10, counts, 1, 2.0, 5.0, 0.5, {"fetch": 1.0}, 99, "s3://b/o")
+    summary = Summary(10, 10, counts, 1, 2.0, 5.0, SHARES, {"fetch": 1.0}, 99, "s3://b/o")
     assert summary.failed_share == pytest.approx(0.4)
     as_json = summary.as_json()
+    assert (as_json["held_back_by"], as_json["shares"]["decode"]) == ("decode", 0.8)
     assert as_json["status"] == {"success": 6, "failed_to_download": 4}
     assert as_json["reasons"] == {"failed_to_download": {"http 404": 3, "timeout": 1}}

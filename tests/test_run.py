@@ -20,6 +20,7 @@ from pipeline.config import Config, StorageConfig
 from pipeline.errors import ConfigError, OutputError, StorageError
 from pipeline.local_s3 import LocalS3
 from pipeline.progress import Plan, Progress, Summary, plan_chunks
+from pipeline.sizing import Work
 from tests.echo import EchoScorer
 from tests.tiny import tiny_checkpoint
 
@@ -160,7 +161,7 @@ def test_a_restart_scores_only_rows_that_no_part_holds(tmp_path: Path, checkpoin
     pq.write_table(manifest_table(60), tmp_path / "in" / "m.parquet")
     config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint)
     job = run.prepare(config, Recorder())
-    resources = dataflow.plan_resources(config)
+    resources = dataflow.plan_resources(config, run.work_of(job))
     (chunk,) = plan_chunks(job.tracker, 100)
     some = chunk._replace(ranges=((5, 25),))  # a run that died after it had staged these
     dataset = dataflow.build(
@@ -182,7 +183,7 @@ def test_a_run_that_died_before_its_commit_is_committed_without_scoring(tmp_path
     job = run.prepare(config, Recorder())
     dataset = dataflow.build(
         config, job.manifest, plan_chunks(job.tracker, 100), EchoScorer, job.output,
-        resources=dataflow.plan_resources(config), image_size=job.model.image_size,
+        resources=dataflow.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
     )  # fmt: skip
     list(dataflow.receipts(dataset))
     assert score(config).rows_scored == 0
@@ -206,7 +207,7 @@ def test_the_stages_are_operators_of_their_own_without_gpus(tmp_path: Path, chec
     job = run.prepare(config, Recorder())
     dataset = dataflow.build(
         config, job.manifest, plan_chunks(job.tracker, 20), EchoScorer, job.output,
-        resources=dataflow.plan_resources(config), image_size=job.model.image_size,
+        resources=dataflow.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
     )  # fmt: skip
     list(dataflow.receipts(dataset))
     operators = [line for line in dataset.stats().splitlines() if line.startswith("Operator")]
@@ -223,7 +224,7 @@ def test_a_block_of_the_fetch_stage_stays_one_block(tmp_path: Path, checkpoint: 
     job = run.prepare(config, Recorder())
     dataset = dataflow.build(
         config, job.manifest, plan_chunks(job.tracker, 96), EchoScorer, job.output,
-        resources=dataflow.plan_resources(config), image_size=job.model.image_size,
+        resources=dataflow.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
     )  # fmt: skip
     assert [len(receipt.rows) for receipt in dataflow.receipts(dataset)] == [16] * 6
 
@@ -272,7 +273,7 @@ def test_a_worker_s_user_error_reaches_the_driver_as_itself(tmp_path: Path, chec
     blocked = output.Output(str(tmp_path / "in" / "m.parquet"), config.storage, job.output.scores, "", {})  # a file, no folder
     dataset = dataflow.build(
         config, job.manifest, plan_chunks(job.tracker, 100), EchoScorer, blocked,
-        resources=dataflow.plan_resources(config), image_size=job.model.image_size,
+        resources=dataflow.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
     )  # fmt: skip
     with pytest.raises(StorageError):
         list(dataflow.receipts(dataset))
@@ -290,12 +291,12 @@ def test_a_worker_s_user_error_reaches_the_driver_as_itself(tmp_path: Path, chec
 def test_more_than_the_cluster_has_is_refused_before_it_hangs(section: str, settings: dict[str, Any], words: str) -> None:
     """Ray would wait for ever for resources that no node has (NVIDIA-NeMo/Curator#1544)."""
     with pytest.raises(ConfigError, match=words):
-        dataflow.plan_resources(load(None, {section: settings}))
+        dataflow.plan_resources(load(None, {section: settings}), Work(1000, 32))
 
 
 def test_resources_without_gpus() -> None:
     cpus = int(ray.cluster_resources()["CPU"])
-    resources = dataflow.plan_resources(Config())
+    resources = dataflow.plan_resources(Config(), Work(1000, 32))
     assert (resources.device, resources.cpus) == ("cpu", cpus)
     assert resources.replicas == max(1, cpus // 8)
     assert resources.threads * resources.replicas <= max(cpus, resources.replicas)

@@ -102,7 +102,7 @@ def test_a_block_of_failures_is_handed_on_before_it_grows_without_end(folder: Pa
 
 def test_embeddings_are_those_of_the_row_s_image(folder: Path) -> None:
     (block,) = blocks_of(folder, url=["100.png", "missing.png", "0.png"], caption=["a", "b", "c"])
-    rows = {r["row"]: r for r in score_images(block, EchoScorer(), batch_size=8, lists=False, embedding=True).to_pylist()}
+    rows = {r["row"]: r for r in score_images(block, EchoScorer(), batch_size=8, lists=False, embedding_dim=32).to_pylist()}
     assert rows[0]["image_embedding"] == pytest.approx([100 / 255] * 32, abs=1e-6)
     assert rows[2]["image_embedding"] == [0] * 32
     assert rows[1]["image_embedding"] is None

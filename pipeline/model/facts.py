@@ -29,6 +29,7 @@ class ModelInfo(NamedTuple):
     sha256: str  # of the weights file
     image_size: int  # pixels a side, as the run uses it
     embed_dim: int
+    gflop: float  # of one image with one caption, roughly
 
 
 def describe(config: ModelConfig, storage: StorageConfig) -> ModelInfo:
@@ -38,13 +39,21 @@ def describe(config: ModelConfig, storage: StorageConfig) -> ModelInfo:
     missing = [name for name in (POS_EMBED, _PATCHES, _PROJECTION) if name not in shapes]
     if missing:
         raise CheckpointError(f"{files.name!r} is not a BLIP_ITM checkpoint: it has no tensor {missing[0]}")
-    grid = math.isqrt(shapes[POS_EMBED][1] - 1)
+    patch, grid = shapes[_PATCHES][-1], math.isqrt(shapes[POS_EMBED][1] - 1)
+    image_size = config.image_size or grid * patch
     return ModelInfo(
         name=config.checkpoint or DEMO_NAME,
         sha256=checkpoint_sha256(files.weights),
-        image_size=config.image_size or grid * shapes[_PATCHES][-1],
+        image_size=image_size,
         embed_dim=shapes[_PROJECTION][0],
+        gflop=_gflop(shapes, patches=(image_size // patch) ** 2),
     )
+
+
+def _gflop(shapes: Mapping[str, tuple[int, ...]], patches: int) -> float:
+    """Every weight of the vision encoder meets every patch; attention and the text add a quarter (127 for base at 384)."""
+    weights = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("visual_encoder."))
+    return 1.25 * 2 * weights * patches / 1e9
 
 
 def storage_options(checkpoint: str, storage: StorageConfig) -> dict[str, Any]:

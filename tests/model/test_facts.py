@@ -33,7 +33,9 @@ def test_facts_of_each_format(tmp_path: Path, name: str, kind: str, weights: str
     save_checkpoint(tiny_model(), tmp_path / name, format=kind)  # type: ignore[arg-type]
     sha256 = hashlib.sha256((tmp_path / weights).read_bytes()).hexdigest()
     path = str(tmp_path / name)
-    assert describe(ModelConfig(checkpoint=path), STORE) == ModelInfo(path, sha256, IMAGE_SIZE, 32)
+    info = describe(ModelConfig(checkpoint=path), STORE)
+    assert info == ModelInfo(path, sha256, IMAGE_SIZE, 32, info.gflop)
+    assert 0 < info.gflop < 1, "a tiny model"
 
 
 def test_the_setting_of_the_image_size_wins(tmp_path: Path) -> None:

@@ -150,6 +150,11 @@ class Tracker:
         self.committed.add(self.manifest.shards[index].name)
         self.missing.pop(index, None)
 
+    def reopen(self, index: int, staged: npt.NDArray[np.int64]) -> None:
+        """Note that parts hold only these rows of a shard, whatever was said before."""
+        self.missing.pop(index, None)
+        self._bitmap(index)[staged] = False
+
     def progress(self, replicas: int, elapsed_s: float) -> Progress:
         """How far the run is now."""
         working_s = time.monotonic() - self.first_work_s if self.first_work_s is not None else 0.0

@@ -25,10 +25,10 @@ MOST_FAULTS = 50  # printed; --json has all
 def main(argv: list[str]) -> int:
     """Run the program; returns its exit code."""
     parser = new_parser("verify.py", "Check an output of score.py against its manifest, row by row.")
-    parser.add_argument("output", nargs="?", help="folder of the output; --output.path works as well")
+    parser.add_argument("folder", metavar="OUTPUT", nargs="?", help="folder of the output; --output.path works as well")
     with report_errors("verify"):
         config, options = parse(parser, argv)
-        path = absolute_path(options.output) if options.output else config.output.path
+        path = absolute_path(options.folder) if options.folder else config.output.path
         if not path:
             raise ConfigError("no output: name its folder")
         with interrupts_raise():

@@ -44,7 +44,7 @@ def version_of(data: bytes) -> str:
 
 
 def swap(path: Path, data: bytes, version: str | None) -> bool:
-    """Write if the file still is of that version (None: if there is none); False if it is not.
+    """Write if the file still is of that version (None: if there is none); False if it is of another, and not this one.
 
     The folder is locked meanwhile, by a lock that ends with the process. Where the file system has no locks (some network
     disks), two that write within the same moment may both succeed.
@@ -58,6 +58,8 @@ def swap(path: Path, data: bytes, version: str | None) -> bool:
             found = version_of(path.read_bytes())
         except FileNotFoundError:
             found = None
+        if found == version_of(data):
+            return True
         if found != version:
             return False
         write(path, data)

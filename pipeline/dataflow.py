@@ -161,13 +161,9 @@ def is_device_failure(error: BaseException) -> bool:
     return not out_of_memory and ("AcceleratorError" in names or any(word in str(error) for word in words))
 
 
-def _at_most(option: str) -> dict[str, Any]:
-    """How often Ray may give work to another process. The pinned Ray warns that it will go, and names nothing in its place."""
-    return {"ray_remote_args_fn": lambda: {option: DEATHS}}
-
-
 @contextmanager
 def _bounds_accepted() -> Iterator[None]:
+    """The pinned Ray warns that `max_retries` and the like will go from map_batches, and names nothing in their place."""
     with warnings.catch_warnings(action="ignore", category=RayDeprecationWarning):
         yield
 
@@ -198,17 +194,17 @@ def build(
     items = [{"shard": c.shard, "starts": [a for a, _ in c.ranges], "stops": [b for _, b in c.ranges]} for c in chunks]
     return (
         ray.data.from_items(items, override_num_blocks=len(items))
-        .map_batches(fetch, batch_size=1, batch_format="pyarrow", num_cpus=config.compute.fetch_cpus, **_at_most("max_retries"))
+        .map_batches(fetch, batch_size=1, batch_format="pyarrow", num_cpus=config.compute.fetch_cpus, max_retries=DEATHS)
         .map_batches(
             Replica,
             fn_constructor_args=(make_scorer, resources, output, manifest.captions_are_lists),
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=resources.replicas),
-            **_at_most("max_task_retries"),
+            max_task_retries=DEATHS,
             **score_options,
         )
-        .map_batches(stage, batch_size=None, batch_format="pyarrow", num_cpus=STAGE_CPUS, **_at_most("max_retries"))
+        .map_batches(stage, batch_size=None, batch_format="pyarrow", num_cpus=STAGE_CPUS, max_retries=DEATHS)
     )
 
 

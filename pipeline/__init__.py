@@ -10,13 +10,17 @@ The way of a row, and the module that owns each step:
     scorer     one replica: pixels and captions in, both scores out
     stages     the above lifted to Arrow batches: what each Ray stage calls
     dataflow   the graph in one expression; the only module that imports Ray
-    output     staged parts, commit of a shard, resume, provenance
+    output     staged parts, commit of a shard
+    resume     what a start finds in an output: refusal, resumption, a second chance
     progress   what the driver knows of a run: plan, coverage, summary
     run        the driver's loop: resume -> dataflow -> receipts -> commits -> summary
 
 beside them
 
     schema, errors, config, commandline   what flows, how it fails, every setting, how settings are read
+    lease, conditional                    one run at a time writes to an output; files that several want to change
+    provenance, verify                    what files say of themselves; whether an output is what it should be
+    patience                              waiting for a store that is down, in the middle of a run
     storage                               how stores are opened, read and written; `storage_failures`, `local_files`
     evaluate, labelled                    AUC and its intervals; of a labelled manifest
     scenes, training, scene_evaluation    rendered scenes, the demo model's training, its figures

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast fuzz lint types check lock clean
+.PHONY: help setup demo test test-fast chaos fuzz lint types check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ test: $(STAMP) ## all tests, the slow ones too (a real Ray cluster, a real S3 se
 
 test-fast: $(STAMP) ## the fast tests alone
 	@$(BIN)/python -m pytest -m "not slow"
+
+chaos: $(STAMP) ## 30 runs on a cluster of several nodes, each killed at a random moment and resumed (a quarter of an hour)
+	@$(BIN)/python -m tests.chaos.long 30 7
 
 fuzz: $(STAMP) ## decode 400,000 mutated image files (an hour or less; the tests decode some thousand)
 	@$(BIN)/python -m tests.isolation.mutations

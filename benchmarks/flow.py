@@ -107,7 +107,7 @@ class Flow(NamedTuple):
 
 def stream(config: Config, make_scorer: MakeScorer, make: MakeBlocks = image_blocks) -> Flow:
     """Run the graph of a run on a cluster that is there, up to its receipts."""
-    job = run.prepare(config, Silent())
+    job = run.begin(run.check(config, Silent()))
     resources = dataflow.plan_resources(config, run.work_of(job))
     dataset = dataflow.build(
         config, job.manifest, plan_chunks(job.tracker, resources.chunk_rows), make_scorer, job.output,

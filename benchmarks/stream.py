@@ -92,7 +92,7 @@ def one_core() -> Iterator[None]:
 
 def stages_alone(config: Config, scorer: ScorerProtocol, rows: int) -> Rates:
     """Each stage on a chunk of the manifest, in this process, on the core that it has in the stream."""
-    job = run.prepare(config, flow.Silent())
+    job = run.begin(run.check(config, flow.Silent()))
     chunk = plan_chunks(job.tracker, rows)[0]
     with one_core():
         fetched, fetch_s = timed(lambda: list(image_blocks(chunk, job.manifest, config, job.model.image_size)))
@@ -159,7 +159,7 @@ def base(rows: int) -> None:
 
 def base_alone(config: Config, checkpoint: str, cores: int, rows: int = 32) -> Rates:
     """The scorer alone on all cores; the other stages are a hundred times as fast and left out."""
-    job = run.prepare(config, flow.Silent())
+    job = run.begin(run.check(config, flow.Silent()))
     chunk = plan_chunks(job.tracker, rows)[0]
     scorer = flow.scorer_of(checkpoint, cores)
     (block,) = image_blocks(chunk, job.manifest, config, job.model.image_size)

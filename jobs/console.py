@@ -7,6 +7,7 @@ anything is computed.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -14,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from types import FrameType, TracebackType
-from typing import NoReturn
 
 from rich.console import Console as Terminal
 from rich.status import Status as Spinner
@@ -25,6 +25,7 @@ from pipeline.errors import UserError
 from pipeline.progress import Plan, Progress, Summary
 
 LOG_INTERVAL_S = 60.0
+INSIST_S = 1.0
 
 
 class Interrupted(BaseException):
@@ -50,12 +51,19 @@ def report_errors(program: str) -> Iterator[None]:
 
 @contextmanager
 def interrupts_raise() -> Iterator[None]:
-    """SIGINT and SIGTERM raise Interrupted in the main thread, once; a second one has no further effect."""
+    """SIGINT and SIGTERM raise Interrupted in the main thread, once. A second one, `INSIST_S` later, ends the process at once.
 
-    def handle(signum: int, frame: FrameType | None) -> NoReturn:
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, signal.SIG_IGN)
-        raise Interrupted(signum)
+    Nothing is lost by that either. What comes sooner is the first one again: `timeout` and some shells send it twice.
+    """
+    first_s: float | None = None
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        nonlocal first_s
+        if first_s is None:
+            first_s = time.monotonic()
+            raise Interrupted(signum)
+        if time.monotonic() - first_s >= INSIST_S:
+            os._exit(128 + signum)
 
     before = {name: signal.signal(name, handle) for name in (signal.SIGINT, signal.SIGTERM)}
     try:

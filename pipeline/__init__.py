@@ -11,7 +11,8 @@ The way of a row, and the module that owns each step:
     scorer     one replica: pixels and captions in, both scores out
     stages     the above lifted to Arrow batches: what each Ray stage calls
     dataflow   the graph in one expression; the only module that imports Ray
-    output     staged parts, commit of a shard, resume, provenance
+    output     staged parts, commit of a shard
+    resume     what a start finds in an output: refusal, resumption, a second chance
     sizing     batches, blocks, chunks and what may be in flight, from the cluster and the model
     clocks     what each stage does with its time
     progress   what the driver knows of a run: plan, coverage, summary; `bottleneck` says what held it back
@@ -20,6 +21,9 @@ The way of a row, and the module that owns each step:
 beside them
 
     schema, errors, config, commandline   what flows, how it fails, every setting, how settings are read
+    lease, conditional                    one run at a time writes to an output; files that several want to change
+    provenance, verify                    what files say of themselves; whether an output is what it should be
+    patience                              waiting for a store that is down, in the middle of a run
     storage                               how stores are opened, read and written; `storage_failures`, `local_files`
     evaluate, labelled                    AUC and its intervals; of a labelled manifest
     scenes, training, scene_evaluation    rendered scenes, the demo model's training, its figures

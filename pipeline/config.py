@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from pipeline.schema import Status
+
 MIB = 1024 * 1024
 DEFAULT_BLOCK_ROWS = 128  # for whoever calls a stage alone, without a cluster to choose by
 
@@ -78,11 +80,24 @@ class OutputConfig(Section):
     """Exit with 3 if a larger share of rows failed. Web manifests of some age lose a third to dead links."""
     overwrite: bool = False
     """Delete what an earlier run wrote to the output folder, and start over."""
+    retry: StrList = Field(default_factory=list)
+    """Score rows of an output once more: a status, or status:reason, e.g. failed_to_download or failed_to_download:timeout."""
+    lease_s: float = Field(default=60.0, ge=1)
+    """A run that gave no sign of life for so long counts as dead, and another may write to its output."""
 
     @field_validator("path")
     @classmethod
     def _absolute(cls, value: str) -> str:
         return absolute_path(value)
+
+    @field_validator("retry")
+    @classmethod
+    def _statuses(cls, value: list[str]) -> list[str]:
+        failures = [status.value for status in Status if status is not Status.SUCCESS]
+        for name in value:
+            if name.partition(":")[0] not in failures:
+                raise ValueError(f"{name} is no status of failed rows: {', '.join(failures)}")
+        return value
 
 
 class StorageConfig(Section):
@@ -94,6 +109,8 @@ class StorageConfig(Section):
     """Read public buckets without credentials."""
     timeout_s: float = Field(default=20.0, gt=0)
     """Connect and read limit of one storage request."""
+    retry_s: float = Field(default=300.0, ge=0)
+    """So long a run that has begun waits for a store that is down or throttles, before it ends (and can be resumed)."""
 
 
 class ModelConfig(Section):

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,14 +23,15 @@ import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.util.annotations import RayDeprecationWarning
 
 from pipeline import output as out
 from pipeline import sizing
 from pipeline.clocks import StarvedClock, timed_blocks, timed_write
 from pipeline.config import Config
-from pipeline.errors import CapsieveError, ConfigError
+from pipeline.errors import CapsieveError, ClusterError, ConfigError
 from pipeline.manifest import Manifest, Shard
-from pipeline.output import Counts, Output
+from pipeline.output import Counts, MissingRowsError, Output
 from pipeline.records import Chunk
 from pipeline.schema import COSTS, Receipt, ScorerProtocol
 from pipeline.sizing import REPLICA_CPUS, STAGE_CPUS, Cluster, Resources, Work
@@ -52,6 +54,8 @@ QUIET = {
 # Of a Ray started here. It ends workers that are idle for a second while there are more of them than CPUs, and tasks of half a
 # CPU need more: without this, every other fetch task begins with the start of a process and seconds of imports.
 KEPT_WORKERS = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
+# How often the same work is given to another process after the one that had it died. Ray's default is for ever.
+DEATHS = 5
 
 
 @contextmanager
@@ -139,9 +143,33 @@ class Replica:
         return self.clock.run(self.score, images)
 
     def score(self, images: pa.Table) -> pa.Table:
-        return score_images(images, self.scorer, batch_size=self.batch_size, lists=self.lists, embedding_dim=self.embedding_dim)
+        try:
+            return score_images(
+                images, self.scorer, batch_size=self.batch_size, lists=self.lists, embedding_dim=self.embedding_dim
+            )
+        except Exception as error:
+            if is_device_failure(error):
+                log.error("the device failed, this replica ends and another takes over: %s", error)
+                os._exit(1)
+            raise
 
 
+def is_device_failure(error: BaseException) -> bool:
+    """Whether a GPU is unusable for the rest of the process after this: every later call would fail as well."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    words = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuDNN error", "HIP error", "NCCL error")
+    out_of_memory = "OutOfMemoryError" in names  # a batch that is too large leaves the device usable
+    return not out_of_memory and ("AcceleratorError" in names or any(word in str(error) for word in words))
+
+
+@contextmanager
+def _bounds_accepted() -> Iterator[None]:
+    """The pinned Ray warns that `max_retries` and the like will go from map_batches, and names nothing in their place."""
+    with warnings.catch_warnings(action="ignore", category=RayDeprecationWarning):
+        yield
+
+
+@_bounds_accepted()
 def build(
     config: Config,
     manifest: Manifest,
@@ -173,16 +201,17 @@ def build(
     items = [{"shard": c.shard, "starts": [a for a, _ in c.ranges], "stops": [b for _, b in c.ranges]} for c in chunks]
     return (
         ray.data.from_items(items, override_num_blocks=len(items))
-        .map_batches(fetch, batch_size=1, batch_format="pyarrow", num_cpus=config.compute.fetch_cpus)
+        .map_batches(fetch, batch_size=1, batch_format="pyarrow", num_cpus=config.compute.fetch_cpus, max_retries=DEATHS)
         .map_batches(
             Replica,
             fn_constructor_args=(make_scorer, resources, output, manifest.captions_are_lists),
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=resources.replicas, max_tasks_in_flight_per_actor=resources.queue_blocks),
+            max_task_retries=DEATHS,
             **score_options,
         )
-        .map_batches(stage, batch_size=None, batch_format="pyarrow", num_cpus=STAGE_CPUS)
+        .map_batches(stage, batch_size=None, batch_format="pyarrow", num_cpus=STAGE_CPUS, max_retries=DEATHS)
     )
 
 
@@ -215,6 +244,11 @@ def own_errors() -> Iterator[None]:
     """Take our own errors out of the wrappings that Ray puts around what a worker raises."""
     try:
         yield
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError) as error:
+        raise ClusterError(
+            f"a worker died {DEATHS + 1} times at the same rows ({_first_line(error)}): it may lack memory - lower "
+            "--compute.batch_size or --compute.block_rows - or a driver; what is staged is kept"
+        ) from error
     except ray.exceptions.RayError as error:
         # a RayTaskError is an instance of its cause's class as well, but prints a traceback of the worker
         cause: BaseException | None = error
@@ -225,13 +259,20 @@ def own_errors() -> Iterator[None]:
         raise cause from None
 
 
-@ray.remote(num_cpus=0, max_retries=3)
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+
+
+@ray.remote(num_cpus=0, max_retries=DEATHS)
 def _commit(output: Output, shard: Shard) -> Counts:
     return out.commit(output, shard)
 
 
 class Committer:
-    """Commits shards in tasks of their own while the stream goes on, a few at a time."""
+    """Commits shards in tasks of their own while the stream goes on, a few at a time.
+
+    What has ended comes as (index, counts); counts are None where rows turned out to be missing, and nothing was committed.
+    """
 
     def __init__(self, output: Output, shards: Sequence[Shard], most: int = 4) -> None:
         self._output = output
@@ -239,7 +280,7 @@ class Committer:
         self._most = most
         self._running: dict[Any, int] = {}
 
-    def submit(self, *indices: int) -> Iterator[tuple[int, Counts]]:
+    def submit(self, *indices: int) -> Iterator[tuple[int, Counts | None]]:
         """Start to commit shards; waits where too many run. Yields those that have ended meanwhile, by index."""
         for index in indices:
             while len(self._running) >= self._most:
@@ -247,7 +288,7 @@ class Committer:
             self._running[_commit.remote(self._output, self._shards[index])] = index
         yield from self.ended(timeout_s=0)
 
-    def ended(self, timeout_s: float) -> Iterator[tuple[int, Counts]]:
+    def ended(self, timeout_s: float) -> Iterator[tuple[int, Counts | None]]:
         """All commits that have ended; waits up to the time given for a first one."""
         if not self._running:
             return
@@ -255,11 +296,15 @@ class Committer:
         done, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
         for reference in done:
             index = self._running.pop(reference)
-            with own_errors():
-                counts = ray.get(reference)
+            try:
+                with own_errors():
+                    counts: Counts | None = ray.get(reference)
+            except MissingRowsError as error:
+                log.warning("%s: %s", self._shards[index].name, error)
+                counts = None
             yield index, counts
 
-    def drain(self) -> Iterator[tuple[int, Counts]]:
+    def drain(self) -> Iterator[tuple[int, Counts | None]]:
         """Wait for all that run."""
         while self._running:
             yield from self.ended(timeout_s=1.0)

@@ -7,6 +7,7 @@
     - ManifestError      no manifest found, a corrupt Parquet file, a column that is not there
     - CheckpointError    weights that are missing, misshapen, unsafe or not a checkpoint
     - OutputError        an output folder that belongs to another run, a clash of column names
+    - ClusterError       processes of the cluster that die again and again at the same work
   + RowError             one row's failure; becomes `status` and `error_message` on that row, the run goes on
     - FetchError         no bytes: status failed_to_download
     - DecodeError        no pixels: status failed_to_decode
@@ -39,6 +40,8 @@ class ConfigError(UserError):
 class StorageError(UserError):
     """A bucket, folder or file that cannot be reached, read or written."""
 
+    passing = False  # whether waiting may help: a server that restarts, throttles or does not answer
+
 
 class ManifestError(UserError):
     """No manifest found, a corrupt Parquet file, a column that is not there."""
@@ -50,6 +53,10 @@ class CheckpointError(UserError):
 
 class OutputError(UserError):
     """An output folder that belongs to another run, or a clash of column names."""
+
+
+class ClusterError(UserError):
+    """Processes of the cluster that die again and again at the same work: memory, a driver, a machine."""
 
 
 class RowError(CapsieveError):

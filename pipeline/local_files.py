@@ -5,6 +5,8 @@ Raises plain OSErrors; knows nothing of URLs or of other stores. `storage` is wh
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -32,6 +34,36 @@ def write(path: Path, data: bytes) -> None:
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # the name itself must survive a power cut as well
+    finally:
+        os.close(folder)
+
+
+def version_of(data: bytes) -> str:
+    """What tells one version of a file from another: a hash of what is in it."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def swap(path: Path, data: bytes, version: str | None) -> bool:
+    """Write if the file still is of that version (None: if there is none); False if it is of another, and not this one.
+
+    The folder is locked meanwhile, by a lock that ends with the process. Where the file system has no locks (some network
+    disks), two that write within the same moment may both succeed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        try:
+            found = version_of(path.read_bytes())
+        except FileNotFoundError:
+            found = None
+        if found == version_of(data):
+            return True
+        if found != version:
+            return False
+        write(path, data)
+        return True
     finally:
         os.close(folder)
 

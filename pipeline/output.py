@@ -1,13 +1,16 @@
-"""What is written, exactly once: staged parts, the commit of a shard, what a restart finds, provenance.
+"""What is written, exactly once: staged parts, and the commit of a shard.
 
     OUTPUT/<shard>                                        a final file: its rows in input order, input columns first
     OUTPUT/_run.json                                      what this output is made of; another model or setting is refused
+    OUTPUT/_lease.json                                    which run writes here now (`lease`)
+    OUTPUT/_retry.json                                    a second chance that has begun and not ended (`resume`)
     OUTPUT/_staging/<shard>/<first row>-<rows>-<id>.parquet   scored rows that no final file holds yet
-    OUTPUT/_SUCCESS                                       JSON summary; comes last
+    OUTPUT/_SUCCESS                                       JSON summary; comes last, goes when there is more to do
 
 A part's name comes from its rows: a task that is run again writes the same name with the same rows. A commit reads all
 parts of a shard, drops repeats, checks that each row is there, and writes the final file in one PUT; nothing needs a
-rename. Knows nothing of Ray, of images or of models.
+rename. Parts that were staged for another model, or of another version of the input file, are never used.
+Knows nothing of Ray, of images or of models; of what a start finds, `resume` knows.
 """
 
 from __future__ import annotations
@@ -17,9 +20,9 @@ import io
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,22 +31,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import storage
+from pipeline import lease, storage
 from pipeline.config import StorageConfig
-from pipeline.errors import CapsieveError, OutputError
-from pipeline.manifest import Manifest, Shard, read_rows
+from pipeline.errors import CapsieveError, ManifestError, StorageError
+from pipeline.manifest import Shard, read_rows
+from pipeline.patience import patiently
+from pipeline.provenance import Counts as Counts
+from pipeline.provenance import FileFacts, PartFacts, checksum, file_facts, fingerprint, part_facts, source_of, with_facts
 from pipeline.schema import COSTS, RECEIPT, Status, part_schema
 
 log = logging.getLogger(__name__)
 
 RUN_FILE = "_run.json"
+PROVENANCE = "provenance"  # settings and versions in RUN_FILE, beside the identity, and not compared
+RETRY_FILE = "_retry.json"
 SUCCESS_FILE = "_SUCCESS"
 STAGING = "_staging"
-METADATA_KEY = b"capsieve"
 # 64k rows: some 10 MB of URLs and scores, small enough for statistics to prune, large enough to compress.
 ROW_GROUP_ROWS = 65_536
-
-Counts = Counter[tuple[str, str | None]]  # (status, error_message) -> rows
+READ_THREADS = 16  # parts are small and may be far away: the wait is for the store
 
 
 class MissingRowsError(CapsieveError):
@@ -58,7 +64,10 @@ class Output:
     storage: StorageConfig
     scores: pa.Schema  # schema.score_schema: names without prefix
     prefix: str
-    identity: Mapping[str, Any]  # what the output is made of; see `claim`
+    identity: Mapping[str, Any]  # what the output is made of; see `resume.claim`
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # settings and versions, for the files' metadata
+    run: str = ""  # that holds the lease; empty: nobody asks for one
+    attempt: int = 0  # which time rows are scored; a second chance has the next number
 
     def at(self, name: str) -> str:
         """URL of a file of this output."""
@@ -68,95 +77,26 @@ class Output:
         """Folder of a shard's parts."""
         return self.at(f"{STAGING}/{shard.name}")
 
+    @property
+    def score_names(self) -> list[str]:
+        """The names of our columns in final files."""
+        return [self.prefix + name for name in self.scores.names]
+
 
 class Staged(NamedTuple):
-    """What a restart finds."""
+    """What a start finds."""
 
     done: dict[str, Counts]  # by name of the shard
-    rows: dict[str, npt.NDArray[np.int64]]  # by name of the shard: rows that parts hold, sorted
+    # by name of the shard: rows that parts hold, or, where a final file gets a second chance, that it keeps; sorted
+    rows: dict[str, npt.NDArray[np.int64]]
 
 
-# ------------------------------------------------------------------ start
+class Part(NamedTuple):
+    """A staged part that is of this output and of its shard as it is now."""
 
-
-def check_columns(manifest: Manifest, output: Output) -> None:
-    """Raise OutputError where the manifest has columns of our names already."""
-    clash = sorted({output.prefix + name for name in output.scores.names} & set(manifest.schema.names))
-    if clash:
-        names = ", ".join(clash)
-        raise OutputError(f"the manifest has columns named {names} already: set --output.column_prefix, e.g. capsieve_")
-
-
-def claim(output: Output, *, overwrite: bool) -> None:
-    """Make the folder this run's: refuse what another run made of other things, resume what this one began.
-
-    Raises OutputError with the difference, StorageError where the folder cannot be read or written.
-    """
-    storage.probe(output.url, output.storage)
-    files = [file.url for file in storage.list_files(output.url, output.storage)]
-    run_file = output.at(RUN_FILE)
-    if overwrite:
-        storage.delete_files([url for url in files if _is_ours(url.removeprefix(output.url + "/"))], output.storage)
-    elif run_file in files:
-        _compare(json.loads(storage.read_bytes(run_file, output.storage)), output)
-        return
-    elif files:
-        raise OutputError(
-            f"{output.url} holds files that capsieve did not write (e.g. {files[0]}): name an empty folder as --output.path"
-        )
-    text = json.dumps(output.identity, indent=2, sort_keys=True)
-    storage.write_bytes(run_file, text.encode(), output.storage)
-
-
-def _is_ours(name: str) -> bool:
-    return name in (RUN_FILE, SUCCESS_FILE) or name.startswith(STAGING + "/") or name.endswith(".parquet")
-
-
-def _compare(found: Mapping[str, Any], output: Output) -> None:
-    wanted = json.loads(json.dumps(output.identity))
-    differences = [
-        f"{name} was {found.get(name)!r}, now {wanted.get(name)!r}"
-        for name in sorted(found.keys() | wanted.keys())
-        if found.get(name) != wanted.get(name)
-    ]
-    if differences:
-        raise OutputError(
-            f"{output.url} was made with other settings ({'; '.join(differences)}): "
-            "name another --output.path, or start over with --output.overwrite"
-        )
-
-
-def scan(output: Output, shards: Iterable[Shard]) -> Staged:
-    """Read what is there of a run's shards: final files with their counts, and the rows of staged parts."""
-    names = {shard.name for shard in shards}
-    finals: list[str] = []
-    parts: dict[str, list[str]] = {}
-    for file in storage.list_files(output.url, output.storage):
-        name = file.url.removeprefix(output.url + "/")
-        if name.startswith(STAGING + "/"):
-            parts.setdefault(name.removeprefix(STAGING + "/").rpartition("/")[0], []).append(file.url)
-        elif name in names:
-            finals.append(name)
-    with ThreadPoolExecutor(16) as pool:
-        done = dict(zip(finals, pool.map(lambda name: _read_counts(output, name), finals), strict=True))
-        unfinished = [name for name in parts if name in names and name not in done]
-        rows = dict(zip(unfinished, pool.map(lambda name: _staged_rows(output, parts[name]), unfinished), strict=True))
-    # A run that died between a commit and the removal of its parts left these behind.
-    storage.delete_files([url for name, urls in parts.items() if name in done for url in urls], output.storage)
-    return Staged(done, rows)
-
-
-def _read_counts(output: Output, name: str) -> Counts:
-    fs, path = storage.open_filesystem(output.at(name), output.storage)
-    with storage.storage_errors(output.at(name)), fs.open(path, "rb") as file:
-        metadata = pq.read_metadata(file).metadata or {}
-    counts = json.loads(metadata[METADATA_KEY])["counts"]
-    return Counter({(status, reason): rows for status, reason, rows in counts})
-
-
-def _staged_rows(output: Output, urls: Iterable[str]) -> npt.NDArray[np.int64]:
-    rows = [_read_part(output, url, columns=["row"])["row"].to_numpy() for url in urls]
-    return np.unique(np.concatenate(rows))
+    url: str
+    table: pa.Table
+    facts: PartFacts
 
 
 # ------------------------------------------------------------------ stage
@@ -165,12 +105,15 @@ def _staged_rows(output: Output, urls: Iterable[str]) -> npt.NDArray[np.int64]:
 def stage(output: Output, shards: tuple[Shard, ...], scored: pa.Table) -> pa.Table:
     """Write the rows of a block of `schema.scored_schema` as one part a shard; return `schema.RECEIPT`, one row a part."""
     receipts = []
+    made_of = fingerprint(output.identity)
     for index in pc.unique(scored["shard"]).to_pylist():
         own = scored.filter(pc.equal(scored["shard"], index)).sort_by("row")
         part = own.select(part_schema(output.scores).names)
         rows = part["row"].to_numpy()
-        name = f"{rows[0]}-{len(rows)}-{hashlib.sha256(rows.tobytes()).hexdigest()[:8]}.parquet"
-        storage.write_bytes(f"{output.staging(shards[index])}/{name}", _to_parquet(part), output.storage)
+        again = f"{output.attempt}-" if output.attempt else ""
+        name = f"{rows[0]}-{len(rows)}-{again}{hashlib.sha256(rows.tobytes()).hexdigest()[:8]}.parquet"
+        data = to_parquet(with_facts(part, PartFacts(made_of, source_of(shards[index]), output.attempt)))
+        _write(output, f"{output.staging(shards[index])}/{name}", data)
         receipts.append(
             {
                 "shard": index,
@@ -182,10 +125,15 @@ def stage(output: Output, shards: tuple[Shard, ...], scored: pa.Table) -> pa.Tab
     return pa.Table.from_pylist(receipts, schema=RECEIPT)
 
 
-def _to_parquet(table: pa.Table) -> bytes:
+def to_parquet(table: pa.Table) -> bytes:
+    """The table as a file, in row groups of `ROW_GROUP_ROWS`."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP_ROWS)
     return sink.getvalue()
+
+
+def _write(output: Output, url: str, data: bytes) -> None:
+    patiently(lambda: storage.write_bytes(url, data, output.storage), output.storage)
 
 
 # ------------------------------------------------------------------ commit
@@ -194,22 +142,78 @@ def _to_parquet(table: pa.Table) -> bytes:
 def commit(output: Output, shard: Shard) -> Counts:
     """Write a shard's final file from its parts and its input rows, then remove the parts.
 
-    Returns its rows by status and reason. Raises MissingRowsError where parts don't cover the shard.
+    Returns its rows by status and reason. May be run again after it died anywhere in between. Where there is a final file of an
+    earlier attempt, rows that no part holds keep what it says. Raises MissingRowsError where parts don't cover the shard,
+    ManifestError where the input file has changed, OutputError where another run has taken the output over.
     """
-    urls = sorted(file.url for file in storage.list_files(output.staging(shard), output.storage))
-    tables = [_read_part(output, url) for url in urls]
-    parts = pa.concat_tables(tables) if tables else part_schema(output.scores).empty_table()
-    scores = merge_parts(parts, shard.rows)
+    urls = [file.url for file in patiently(lambda: storage.list_files(output.staging(shard), output.storage), output.storage)]
+    before = _own_final(output, shard)
+    parts = read_parts(output, shard, urls)
+    if before is not None and all(part.facts.attempt <= before.attempt for part in parts):
+        counts = before.counts  # an earlier try of this commit came as far as the final file
+    else:
+        counts = _write_final(output, shard, parts, before)
+    patiently(lambda: storage.delete_files(urls, output.storage), output.storage)
+    return counts
+
+
+def _own_final(output: Output, shard: Shard) -> FileFacts | None:
+    """What a final file says that was made of the same model and the same rows; None if there is none."""
+    facts = patiently(lambda: read_facts(output, shard.name), output.storage)
+    if facts is None or fingerprint(facts.identity) != fingerprint(output.identity) or facts.source != source_of(shard):
+        return None
+    return facts
+
+
+def _write_final(output: Output, shard: Shard, parts: Sequence[Part], before: FileFacts | None) -> Counts:
+    tables = [part.table for part in parts]
+    if before is not None:
+        tables = [part.table for part in parts if part.facts.attempt > before.attempt]
+        tables.append(_kept_rows(output, shard, tables))
+    held = pa.concat_tables(tables) if tables else part_schema(output.scores).empty_table()
+    scores = merge_parts(held, shard.rows)
+    table = patiently(lambda: _input_rows(output, shard), output.storage)
+    for name, kind in zip(output.scores.names, output.scores.types, strict=True):
+        column = scores[name].dictionary_encode() if pa.types.is_dictionary(kind) else scores[name]
+        table = table.append_column(pa.field(output.prefix + name, kind), column.cast(kind))
     counts = _count(scores)
-    table = read_rows(shard, output.storage)
-    for field in output.scores:
-        column = scores[field.name].dictionary_encode() if pa.types.is_dictionary(field.type) else scores[field.name]
-        table = table.append_column(pa.field(output.prefix + field.name, field.type), column.cast(field.type))
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), METADATA_KEY: _provenance(output, shard, counts)})
-    storage.write_bytes(output.at(shard.name), _to_parquet(table), output.storage)
-    storage.delete_files(urls, output.storage)
+    facts = FileFacts(
+        identity=dict(output.identity),
+        source=source_of(shard),
+        attempt=output.attempt,
+        counts=counts,
+        checksums=[
+            checksum(table.slice(start, ROW_GROUP_ROWS).select(output.score_names))
+            for start in range(0, table.num_rows, ROW_GROUP_ROWS)
+        ],
+        provenance=dict(output.provenance),
+    )
+    data = to_parquet(with_facts(table, facts))
+    if output.run and patiently(lambda: lease.holder_of(output.url, output.storage), output.storage) != output.run:
+        raise lease.lost(output.url)
+    _write(output, output.at(shard.name), data)
     log.info("committed %s: %d rows", shard.name, shard.rows)
     return counts
+
+
+def _input_rows(output: Output, shard: Shard) -> pa.Table:
+    table = read_rows(shard, output.storage)
+    now = storage.find_file(shard.file.url, output.storage)
+    # asked after reading: whatever was read since the start was this version, then
+    if now is None or (now.size, now.version) != (shard.file.size, shard.file.version):
+        raise ManifestError(f"{shard.file.url} has changed since the run began: leave manifests alone while they are scored")
+    return table
+
+
+def _kept_rows(output: Output, shard: Shard, replaced: Sequence[pa.Table]) -> pa.Table:
+    """The rows of a final file, as a part, without those that parts replace."""
+    data = patiently(lambda: storage.read_bytes(output.at(shard.name), output.storage), output.storage)
+    table = pq.read_table(io.BytesIO(data), columns=output.score_names).rename_columns(output.scores.names)
+    table = table.add_column(0, "row", pa.array(np.arange(table.num_rows)))
+    kept = np.ones(table.num_rows, dtype=bool)
+    for part in replaced:
+        kept[part["row"].to_numpy()] = False
+    return table.filter(pa.array(kept)).cast(part_schema(output.scores)).replace_schema_metadata(None)
 
 
 def merge_parts(parts: pa.Table, rows: int) -> pa.Table:
@@ -232,8 +236,42 @@ def merge_parts(parts: pa.Table, rows: int) -> pa.Table:
     return parts.take(pa.array(order[first]))
 
 
-def _read_part(output: Output, url: str, columns: list[str] | None = None) -> pa.Table:
-    return pq.read_table(io.BytesIO(storage.read_bytes(url, output.storage)), columns=columns)
+def read_parts(output: Output, shard: Shard, urls: Iterable[str], columns: list[str] | None = None) -> list[Part]:
+    """Those of a shard's files that are parts of this output's model and of this version of the input, oldest attempt first."""
+    made_of, source = fingerprint(output.identity), source_of(shard)
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        parts = [part for part in pool.map(lambda url: read_part(output, url, columns), sorted(urls)) if part is not None]
+    own = [part for part in parts if part.facts.made_of == made_of and part.facts.source == source]
+    return sorted(own, key=lambda part: (part.facts.attempt, part.url))
+
+
+def read_part(output: Output, url: str, columns: list[str] | None = None) -> Part | None:
+    """A staged part; None for what is not one, is damaged, or is gone: its rows are scored again."""
+    try:
+        data = patiently(lambda: storage.read_bytes(url, output.storage), output.storage)
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+    try:
+        table = pq.read_table(io.BytesIO(data), columns=columns)
+    except (pa.ArrowException, OSError):
+        return None
+    facts = part_facts(table.schema.metadata)
+    return Part(url, table.replace_schema_metadata(None), facts) if facts is not None else None
+
+
+def read_facts(output: Output, name: str) -> FileFacts | None:
+    """What the final file of a shard says of itself; None if there is none, or if it is not ours."""
+    url = output.at(name)
+    if not storage.exists(url, output.storage):
+        return None
+    fs, path = storage.open_filesystem(url, output.storage)
+    with storage.storage_errors(url), fs.open(path, "rb") as file:
+        try:
+            return file_facts(pq.read_metadata(file).metadata)
+        except pa.ArrowInvalid:
+            return None
 
 
 def _count(scores: pa.Table) -> Counts:
@@ -241,16 +279,11 @@ def _count(scores: pa.Table) -> Counts:
     return Counter({(row["status"], row["error_message"]): row["row_count"] for row in grouped.to_pylist()})
 
 
-def _provenance(output: Output, shard: Shard, counts: Counts) -> bytes:
-    source = {**shard.file._asdict(), "first_row": shard.first_row, "rows": shard.rows}
-    totals = [[status, reason, rows] for (status, reason), rows in sorted(counts.items(), key=str)]
-    return json.dumps({**output.identity, "source": source, "counts": totals}, sort_keys=True).encode()
-
-
 # ------------------------------------------------------------------ end
 
 
 def finish(output: Output, summary: Mapping[str, Any]) -> None:
     """Write `_SUCCESS`, the sign that every shard is committed, and remove what repeated tasks staged after a commit."""
-    storage.delete_folder(output.at(STAGING), output.storage)
-    storage.write_bytes(output.at(SUCCESS_FILE), json.dumps(summary, indent=2).encode(), output.storage)
+    patiently(lambda: storage.delete_folder(output.at(STAGING), output.storage), output.storage)
+    patiently(lambda: storage.delete_files([output.at(RETRY_FILE)], output.storage), output.storage)
+    _write(output, output.at(SUCCESS_FILE), json.dumps(summary, indent=2).encode())

@@ -146,6 +146,11 @@ class Tracker:
         self.committed.add(self.manifest.shards[index].name)
         self.missing.pop(index, None)
 
+    def reopen(self, index: int, staged: npt.NDArray[np.int64]) -> None:
+        """Note that parts hold only these rows of a shard, whatever was said before."""
+        self.missing.pop(index, None)
+        self._bitmap(index)[staged] = False
+
     @property
     def working_s(self) -> float:
         """Seconds between the replicas' first work and their last."""

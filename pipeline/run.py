@@ -15,10 +15,11 @@ import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
-from pipeline import dataflow, output
+from pipeline import dataflow, output, resume
 from pipeline.config import Config
 from pipeline.dataflow import Committer, MakeScorer
 from pipeline.errors import CapsieveError, ConfigError
+from pipeline.lease import Lease
 from pipeline.manifest import Manifest, find_manifest
 from pipeline.model.facts import ModelInfo, describe, storage_options
 from pipeline.output import Counts, Output
@@ -51,8 +52,17 @@ class Listener(Protocol):
         """Called about twice a second while parts are staged."""
 
 
+class Checked(NamedTuple):
+    """A run that has passed every check that needs neither Ray nor torch, and has written nothing."""
+
+    config: Config
+    manifest: Manifest
+    model: ModelInfo
+    output: Output
+
+
 class Job(NamedTuple):
-    """A run that has passed every check that needs neither Ray nor torch."""
+    """A run that has its output folder."""
 
     config: Config
     manifest: Manifest
@@ -68,25 +78,30 @@ def score(config: Config, listener: Listener, make_scorer: MakeScorer | None = N
     loaded for whatever can be known before.
     """
     began = time.monotonic()
-    job = prepare(config, listener)
-    listener.starting("Ray")
-    with dataflow.cluster(config):
-        resources = dataflow.plan_resources(config, work_of(job))
-        if make_scorer is None:
-            make_scorer = functools.partial(load_scorer, config, resources)
-        listener.planned(_plan(job, resources))
-        _stream(job, resources, make_scorer, listener, began)
-    summary = _summary(job, resources, time.monotonic() - began)
-    output.finish(job.output, {**summary.as_json(), "made_of": dict(job.output.identity), "settings": config.model_dump()})
+    checked = check(config, listener)
+    with Lease(checked.output.url, config.storage, config.output.lease_s) as lease:
+        job = begin(checked, lease)
+        listener.starting("Ray")
+        with dataflow.cluster(config):
+            resources = dataflow.plan_resources(config, work_of(job))
+            if make_scorer is None:
+                make_scorer = functools.partial(load_scorer, config, resources)
+            listener.planned(_plan(job, resources))
+            _stream(job, resources, make_scorer, listener, began, lease)
+        summary = _summary(job, resources, time.monotonic() - began)
+        lease.check()
+        output.finish(job.output, {**summary.as_json(), "made_of": dict(job.output.identity), **job.output.provenance})
     return summary
 
 
-def prepare(config: Config, listener: Listener) -> Job:
-    """Check the settings, the manifest and the output folder, and find what is done already. Raises UserError."""
+def check(config: Config, listener: Listener) -> Checked:
+    """Check the settings, the manifest and the model. Raises UserError; writes nothing."""
     if not config.input.manifest:
         raise ConfigError("no manifest: name a Parquet file, folder or glob with --input.manifest")
     if not config.output.path:
         raise ConfigError("no output: name a folder with --output.path")
+    if config.output.overwrite and config.output.retry:
+        raise ConfigError("--output.overwrite deletes what --output.retry would score again: leave one of them out")
     listener.starting("manifest")
     manifest = find_manifest(config.input, config.storage, config.output.rows_per_output_file)
     model = describe(config.model, config.storage)
@@ -97,10 +112,19 @@ def prepare(config: Config, listener: Listener) -> Job:
         scores=score_schema(lists=manifest.captions_are_lists, embedding_dim=embedding_dim),
         prefix=config.output.column_prefix,
         identity=_identity(config, manifest, model),
+        provenance={"settings": config.model_dump(mode="json"), "versions": versions()},
     )
-    output.check_columns(manifest, out)
-    output.claim(out, overwrite=config.output.overwrite)
-    return Job(config, manifest, model, out, Tracker(manifest, output.scan(out, manifest.shards)))
+    resume.check_columns(manifest, out)
+    return Checked(config, manifest, model, out)
+
+
+def begin(checked: Checked, lease: Lease | None = None) -> Job:
+    """Take the output folder, and find what is done already. Raises OutputError where it belongs to something else."""
+    config, manifest, model, out = checked
+    out = dataclasses.replace(out, run=lease.run if lease is not None else "")
+    resume.claim(out, overwrite=config.output.overwrite)
+    out, staged = resume.scan(out, manifest.shards, config.output.retry)
+    return Job(config, manifest, model, out, Tracker(manifest, staged))
 
 
 def work_of(job: Job) -> Work:
@@ -146,13 +170,13 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def _stream(job: Job, resources: Resources, make_scorer: MakeScorer, listener: Listener, began: float) -> None:
+def _stream(job: Job, resources: Resources, make_scorer: MakeScorer, listener: Listener, began: float, lease: Lease) -> None:
     tracker = job.tracker
     committer = Committer(job.output, job.manifest.shards)
     reported = 0.0
-    _note(tracker, committer.submit(*_complete_shards(job)))
+    _note(job, committer.submit(*_complete_shards(job)))
     for _ in range(MAX_PASSES + len(plan_chunks(tracker, resources.chunk_rows)) // PASS_CHUNKS):
-        _note(tracker, committer.drain())
+        _note(job, committer.drain())
         chunks = plan_chunks(tracker, resources.chunk_rows)[:PASS_CHUNKS]
         if not chunks:
             break
@@ -160,8 +184,9 @@ def _stream(job: Job, resources: Resources, make_scorer: MakeScorer, listener: L
             job.config, job.manifest, chunks, make_scorer, job.output, resources=resources, image_size=job.model.image_size
         )
         for receipt in dataflow.receipts(dataset):
+            lease.check()
             complete = tracker.add(receipt)
-            _note(tracker, committer.submit(receipt.shard) if complete else committer.ended(timeout_s=0))
+            _note(job, committer.submit(receipt.shard) if complete else committer.ended(timeout_s=0))
             if time.monotonic() - reported >= PROGRESS_INTERVAL_S:
                 reported = time.monotonic()
                 listener.progressed(tracker.progress(resources, reported - began))
@@ -175,9 +200,12 @@ def _complete_shards(job: Job) -> list[int]:
     return [i for i, missing in job.tracker.open_shards() if rows[i] == 0 or (missing is not None and not missing.any())]
 
 
-def _note(tracker: Tracker, commits: Iterable[tuple[int, Counts]]) -> None:
+def _note(job: Job, commits: Iterable[tuple[int, Counts | None]]) -> None:
     for index, counts in commits:
-        tracker.commit(index, counts)
+        if counts is not None:
+            job.tracker.commit(index, counts)
+        else:  # parts that were staged are gone; the next pass scores their rows again
+            job.tracker.reopen(index, resume.staged_rows(job.output, job.manifest.shards[index]))
 
 
 def _plan(job: Job, resources: Resources) -> Plan:

@@ -28,7 +28,15 @@ from pipeline import local_files
 from pipeline.config import StorageConfig
 from pipeline.errors import StorageError
 from pipeline.local_files import TEMP_SUFFIX
-from pipeline.storage_failures import error_codes, explain, is_missing_bucket, is_storage_failure, missing_bucket, public_url
+from pipeline.storage_failures import (
+    error_codes,
+    explain,
+    is_missing_bucket,
+    is_storage_failure,
+    may_pass,
+    missing_bucket,
+    public_url,
+)
 
 CONNECT_TIMEOUT_S = 5.0  # a store that takes longer to accept a connection is down; the read limit is the user's
 PROBE_TIMEOUT_S = 10.0  # of the first look at a store
@@ -68,7 +76,9 @@ def storage_errors(url: str) -> Iterator[None]:
     except Exception as error:
         if not is_storage_failure(error):
             raise
-        raise StorageError(explain(error, url)) from error
+        failure = StorageError(explain(error, url))
+        failure.passing = may_pass(error)
+        raise failure from error
 
 
 def protocol_of(url: str) -> str:

@@ -52,6 +52,38 @@ UNREACHABLE = frozenset(
         "TransportError",
     }
 )
+# What a server says while it restarts, is overloaded or fails over: the same request may succeed a minute later.
+PASSING_CODES = frozenset(
+    {
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "RequestLimitExceeded",
+        "TooManyRequests",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "ServiceUnavailable",
+        "InternalError",
+        "InternalServerError",
+        "OperationAborted",
+        "429",
+        "500",
+        "502",
+        "503",
+        "504",
+    }
+)
+BROKEN_OFF = frozenset(
+    {"ClientPayloadError", "IncompleteRead", "IncompleteReadError", "ResponseStreamingError", "ChunkedEncodingError"}
+)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same request may succeed later: no answer, an answer that breaks off, throttling, a server's own failure."""
+    names = _class_names(error)
+    if names & (NO_CREDENTIALS | {"SSLError"}) or error_codes(error) & (WRONG_KEY_CODES | EXPIRED_CODES | DENIED_CODES):
+        return False
+    return bool(names & (UNREACHABLE | BROKEN_OFF | {"TimeoutError"}) or error_codes(error) & PASSING_CODES)
 
 
 def is_storage_failure(error: BaseException) -> bool:

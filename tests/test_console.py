@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -88,3 +92,23 @@ def test_an_interruption_says_how_to_go_on(signum: signal.Signals, code: int, ca
     assert caught.value.code == code
     assert f"stopped by {signum.name}" in capsys.readouterr().err
     assert signal.getsignal(signum) == before
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 1.5])
+def test_a_second_signal_ends_a_program_that_is_slow_to_end_but_not_at_once(pause_s: float) -> None:
+    """`timeout` sends its signal to the process and to its group: two that come together are one."""
+    code = (
+        "import time\nfrom console import interrupts_raise, report_errors\nwith report_errors('p'), interrupts_raise():\n"
+        "    try:\n        print('ready', flush=True)\n        time.sleep(60)\n"
+        "    finally:\n        time.sleep(4)\n        print('clean', flush=True)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{JOBS}{os.pathsep}{JOBS.parent}"}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    time.sleep(pause_s)
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert rest == ("" if pause_s else "clean\n")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import output as out
-from pipeline import storage
+from pipeline import resume, storage
 from pipeline.config import InputConfig, StorageConfig
 from pipeline.errors import OutputError
 from pipeline.manifest import Manifest, find_manifest
@@ -59,7 +59,8 @@ def manifest(tmp_path: Path) -> Manifest:
 
 @pytest.fixture
 def output(tmp_path: Path) -> Output:
-    return Output(str(tmp_path / "out"), STORE, SCORES, "", {"model": "m", "image_size": 16})
+    identity = {"model": "m", "image_size": 16}
+    return Output(str(tmp_path / "out"), STORE, SCORES, "", identity, {"versions": {"torch": "2"}})
 
 
 def names(output: Output) -> list[str]:
@@ -67,7 +68,7 @@ def names(output: Output) -> list[str]:
 
 
 def test_a_shard_goes_from_parts_to_one_file_in_input_order(manifest: Manifest, output: Output) -> None:
-    out.claim(output, overwrite=False)
+    resume.claim(output, overwrite=False)
     receipts = pa.concat_tables(
         [out.stage(output, manifest.shards, successes(0, 3, 1)), out.stage(output, manifest.shards, successes(0, 0, 2))]
     ).to_pylist()
@@ -113,14 +114,14 @@ def test_a_shard_without_rows_becomes_a_file_without_rows(tmp_path: Path, output
 
 
 def test_a_restart_finds_what_is_done_and_what_is_staged(manifest: Manifest, output: Output) -> None:
-    out.claim(output, overwrite=False)
+    resume.claim(output, overwrite=False)
     out.stage(
         output, manifest.shards, scored((0, 0, 0.5, "success"), (0, 1, None, "failed_to_download"), (0, 2, 0.5, "success"))
     )
     out.stage(output, manifest.shards, successes(0, 3))
     out.commit(output, manifest.shards[0])
     out.stage(output, manifest.shards, successes(1, 1, 2, 3))
-    found = out.scan(output, manifest.shards)
+    found = resume.scan(output, manifest.shards).staged
     assert found.done == {"m-00000.parquet": Counter({("success", None): 3, ("failed_to_download", "timeout"): 1})}
     assert {name: rows.tolist() for name, rows in found.rows.items()} == {"m-00001.parquet": [1, 2, 3]}
 
@@ -129,7 +130,7 @@ def test_a_restart_removes_what_a_death_between_commit_and_removal_left(manifest
     out.stage(output, manifest.shards, successes(0, 0, 1, 2, 3))
     out.commit(output, manifest.shards[0])
     out.stage(output, manifest.shards, successes(0, 0, 1))
-    assert out.scan(output, manifest.shards).rows == {}
+    assert resume.scan(output, manifest.shards).staged.rows == {}
     assert names(output) == ["m-00000.parquet"]
 
 
@@ -137,7 +138,8 @@ def test_the_file_tells_what_made_it(manifest: Manifest, output: Output) -> None
     out.stage(output, manifest.shards, successes(0, 0, 1, 2, 3))
     out.commit(output, manifest.shards[0])
     metadata = json.loads(pq.read_schema(output.at("m-00000.parquet")).metadata[b"capsieve"])
-    assert metadata["model"] == "m"
+    assert metadata["identity"] == {"model": "m", "image_size": 16}
+    assert metadata["provenance"] == {"versions": {"torch": "2"}}
     assert metadata["source"] == {
         "url": manifest.shards[0].file.url,
         "size": manifest.shards[0].file.size,
@@ -148,21 +150,21 @@ def test_the_file_tells_what_made_it(manifest: Manifest, output: Output) -> None
 
 
 def test_another_model_on_the_same_output_is_refused_with_the_difference(output: Output) -> None:
-    out.claim(output, overwrite=False)
-    out.claim(output, overwrite=False)  # the same again is a restart
+    resume.claim(output, overwrite=False)
+    resume.claim(output, overwrite=False)  # the same again is a restart
     other = Output(output.url, STORE, SCORES, "", {"model": "other", "image_size": 16})
     with pytest.raises(OutputError, match=r"model was 'm', now 'other'.*--output.overwrite"):
-        out.claim(other, overwrite=False)
-    out.claim(other, overwrite=True)
-    out.claim(other, overwrite=False)
+        resume.claim(other, overwrite=False)
+    resume.claim(other, overwrite=True)
+    resume.claim(other, overwrite=False)
 
 
 def test_a_folder_of_other_things_is_refused_and_overwriting_leaves_them(tmp_path: Path, output: Output) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"thesis\.txt"):
-        out.claim(output, overwrite=False)
-    out.claim(output, overwrite=True)
+        resume.claim(output, overwrite=False)
+    resume.claim(output, overwrite=True)
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 
@@ -172,17 +174,17 @@ def test_a_clash_of_columns_offers_the_prefix(tmp_path: Path, output: Output) ->
     pq.write_table(pa.table({"url": ["u"], "caption": ["c"], "status": [1]}), folder / "m.parquet")
     manifest = find_manifest(InputConfig(manifest=[str(folder)]), STORE, 10)
     with pytest.raises(OutputError, match=r"status.*--output\.column_prefix"):
-        out.check_columns(manifest, output)
-    out.check_columns(manifest, Output(output.url, STORE, SCORES, "capsieve_", {}))
+        resume.check_columns(manifest, output)
+    resume.check_columns(manifest, Output(output.url, STORE, SCORES, "capsieve_", {}))
 
 
 def test_the_whole_way_on_s3(bucket: str, tmp_path: Path) -> None:
     manifest = make_manifest(tmp_path / "in")
     output = Output(f"{bucket}/out", STORE, SCORES, "p_", {"model": "m"})
-    out.claim(output, overwrite=False)
+    resume.claim(output, overwrite=False)
     out.stage(output, manifest.shards, pa.concat_tables([successes(0, 0, 1, 2, 3), successes(1, 0)]))
     out.commit(output, manifest.shards[0])
-    found = out.scan(output, manifest.shards)
+    found = resume.scan(output, manifest.shards).staged
     assert (set(found.done), {name: rows.tolist() for name, rows in found.rows.items()}) == (
         {"m-00000.parquet"},
         {"m-00001.parquet": [0]},

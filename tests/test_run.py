@@ -160,7 +160,7 @@ def test_a_restart_scores_only_rows_that_no_part_holds(tmp_path: Path, checkpoin
     (tmp_path / "in").mkdir()
     pq.write_table(manifest_table(60), tmp_path / "in" / "m.parquet")
     config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint)
-    job = run.prepare(config, Recorder())
+    job = run.begin(run.check(config, Recorder()))
     resources = dataflow.plan_resources(config, run.work_of(job))
     (chunk,) = plan_chunks(job.tracker, 100)
     some = chunk._replace(ranges=((5, 25),))  # a run that died after it had staged these
@@ -180,7 +180,7 @@ def test_a_run_that_died_before_its_commit_is_committed_without_scoring(tmp_path
     (tmp_path / "in").mkdir()
     pq.write_table(manifest_table(30), tmp_path / "in" / "m.parquet")
     config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint)
-    job = run.prepare(config, Recorder())
+    job = run.begin(run.check(config, Recorder()))
     dataset = dataflow.build(
         config, job.manifest, plan_chunks(job.tracker, 100), EchoScorer, job.output,
         resources=dataflow.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
@@ -204,7 +204,7 @@ def test_the_stages_are_operators_of_their_own_without_gpus(tmp_path: Path, chec
     (tmp_path / "in").mkdir()
     pq.write_table(manifest_table(60), tmp_path / "in" / "m.parquet")
     config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint, compute={"chunk_rows": 20})
-    job = run.prepare(config, Recorder())
+    job = run.begin(run.check(config, Recorder()))
     dataset = dataflow.build(
         config, job.manifest, plan_chunks(job.tracker, 20), EchoScorer, job.output,
         resources=dataflow.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
@@ -221,7 +221,7 @@ def test_a_block_of_the_fetch_stage_stays_one_block(tmp_path: Path, checkpoint: 
     images = [png(n % 256) for n in range(96)]
     pq.write_table(pa.table({"image": images, "caption": ["c"] * 96}), tmp_path / "in" / "m.parquet")
     config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint, compute={"chunk_rows": 96, "block_rows": 16})
-    job = run.prepare(config, Recorder())
+    job = run.begin(run.check(config, Recorder()))
     dataset = dataflow.build(
         config, job.manifest, plan_chunks(job.tracker, 96), EchoScorer, job.output,
         resources=dataflow.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
@@ -269,7 +269,7 @@ def test_a_worker_s_user_error_reaches_the_driver_as_itself(tmp_path: Path, chec
     (tmp_path / "in").mkdir()
     pq.write_table(manifest_table(30), tmp_path / "in" / "m.parquet")
     config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint)
-    job = run.prepare(config, Recorder())
+    job = run.begin(run.check(config, Recorder()))
     blocked = output.Output(str(tmp_path / "in" / "m.parquet"), config.storage, job.output.scores, "", {})  # a file, no folder
     dataset = dataflow.build(
         config, job.manifest, plan_chunks(job.tracker, 100), EchoScorer, blocked,

@@ -106,6 +106,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(folder: Path, checkpoi
     _, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 143, stderr
     assert "run the same command to go on" in stderr
+    assert not (folder / "out" / "_lease.json").exists(), "whoever stops lets go"
     done = run_score(*arguments, "--compute.chunk_rows", "500", "--json")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)

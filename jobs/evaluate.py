@@ -81,6 +81,9 @@ def _scorer(config: Config) -> Any:
             device=model.device,
             precision=model.precision,
             itm_first_token=model.itm_first_token,
+            batch_size=config.compute.batch_size,
+            compile=model.compile,
+            tf32=model.tf32,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None

@@ -115,6 +115,8 @@ def plan_resources(config: Config) -> Resources:
     if config.model.device.startswith("cuda") and not gpus:
         raise ConfigError("model.device is cuda, but the cluster has no GPUs: leave --model.device at auto")
     device = "cuda" if use_gpus else "cpu"
+    if use_gpus and config.model.precision == "int8":
+        raise ConfigError("model.precision int8 is for CPUs: leave --model.precision at auto, or say --model.device cpu")
     replicas = config.compute.replicas or (gpus if use_gpus else max(1, cpus // CPU_CORES_A_REPLICA))
     room = gpus if use_gpus else int(cpus / REPLICA_CPUS)
     if replicas > room:
@@ -133,14 +135,14 @@ def _least_cpus(config: Config, replicas: int, use_gpus: bool) -> float:
 class Replica:
     """The actor of the score stage: one scorer, made in the actor's own process."""
 
-    def __init__(self, make_scorer: MakeScorer, resources: Resources, output: Output, lists: bool) -> None:
+    def __init__(self, make_scorer: MakeScorer, output: Output, lists: bool) -> None:
         self.scorer = make_scorer()
-        self.batch_size = resources.batch_size
         self.lists = lists
         self.embedding = "image_embedding" in output.scores.names
 
     def __call__(self, images: pa.Table) -> pa.Table:
-        return score_images(images, self.scorer, batch_size=self.batch_size, lists=self.lists, embedding=self.embedding)
+        # the whole block at once: the scorer cuts it into batches, and sends the next while it computes one
+        return score_images(images, self.scorer, batch_size=max(1, len(images)), lists=self.lists, embedding=self.embedding)
 
 
 def build(
@@ -171,7 +173,7 @@ def build(
         .map_batches(fetch, batch_size=1, batch_format="pyarrow", num_cpus=config.compute.fetch_cpus)
         .map_batches(
             Replica,
-            fn_constructor_args=(make_scorer, resources, output, manifest.captions_are_lists),
+            fn_constructor_args=(make_scorer, output, manifest.captions_are_lists),
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=resources.replicas),

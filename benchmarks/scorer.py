@@ -118,7 +118,9 @@ def compare(options: argparse.Namespace) -> None:
     for precision in options.precision:
         model = BLIP_ITM()
         model.load_state_dict(state)
-        scorers[precision] = Scorer(model, device, precision, batch_size=options.batch_size, compile=options.compile)
+        scorers[precision] = Scorer(
+            model, device, precision, batch_size=options.batch_size, compile=options.compile, tf32=options.tf32
+        )
     bare = BareProducts(min(options.images, 4 if device.type == "cpu" else 64), device, dtype)
     pixels = np.random.default_rng(0).integers(0, 256, (options.images, SIDE, SIDE, 3), dtype=np.uint8)
     rng = random.Random(0)
@@ -174,8 +176,8 @@ def agreement(options: argparse.Namespace) -> None:
     rows: list[list[str]] = []
     figures: dict[str, Any] = {}
     precisions = [name for name in options.precision if name != "float32"]
-    demo = {name: _scene_scores(name, options.scenes) for name in ("float32", *precisions)}
-    random_base = {name: _base_scores(name, options.images) for name in ("float32", *precisions)}
+    demo = {name: _scene_scores(name, options) for name in ("float32", *precisions)}
+    random_base = {name: _base_scores(name, options) for name in ("float32", *precisions)}
     for model, found in (("demo", demo), ("base-384, random weights", random_base)):
         for name in precisions:
             for head in HEADS:
@@ -191,21 +193,21 @@ def agreement(options: argparse.Namespace) -> None:
                     [model, name, head, f"{len(found[name][head]):,}", f"{rank:.5f}", f"{largest:.4f}", f"{spread:.4f}"]
                 )
     header = ["model", "precision", "head", "pairs", "rank correlation", "largest change", "standard deviation of scores"]
-    publish("scorer-agreement", header, rows, figures)
+    publish("scorer-agreement" if options.device == "cpu" else f"scorer-agreement-{options.device}", header, rows, figures)
 
 
-def _scene_scores(precision: str, scenes: int) -> dict[str, np.ndarray]:
-    scorer = Scorer(load_model(""), "cpu", precision)
-    found = score_scenes(scorer, SPLITS["test"], scenes, scorer.image_size).by_head
+def _scene_scores(precision: str, options: argparse.Namespace) -> dict[str, np.ndarray]:
+    scorer = Scorer(load_model(""), options.device, precision)
+    found = score_scenes(scorer, SPLITS["test"], options.scenes, scorer.image_size).by_head
     return {"itm": 1 / (1 + np.exp(-found["itm"].ravel())), "itc": found["itc"].ravel()}
 
 
-def _base_scores(precision: str, images: int) -> dict[str, np.ndarray]:
+def _base_scores(precision: str, options: argparse.Namespace) -> dict[str, np.ndarray]:
     torch.manual_seed(0)
-    scorer = Scorer(BLIP_ITM(), "cpu", precision)
-    pixels = np.random.default_rng(0).integers(0, 256, (images, SIDE, SIDE, 3), dtype=np.uint8)
+    scorer = Scorer(BLIP_ITM(), options.device, precision)
+    pixels = np.random.default_rng(0).integers(0, 256, (options.images, SIDE, SIDE, 3), dtype=np.uint8)
     rng = random.Random(0)
-    scores = scorer.score(pixels, [captions(16, rng) for _ in range(images)])
+    scores = scorer.score(pixels, [captions(16, rng) for _ in range(options.images)])
     return {"itm": scores.itm_score, "itc": scores.itc_similarity}
 
 
@@ -223,6 +225,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--precision", nargs="+", default=["float32", "int8"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--tf32", action="store_true")
     parser.add_argument("--batch-size", type=int, default=None)
     parser.add_argument("--threads", type=int, default=0, help="0: torch's choice")
     parser.add_argument("--agreement", action="store_true")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.model.med import MedConfig, TextEncoder
-from pipeline.model.packing import Packing, pack_captions
+from pipeline.model.packing import Packing, pack_captions, to_device
 from pipeline.model.texts import Layout, Texts, plan_texts, real_lengths
 from pipeline.model.tokenizer import CaptionTokenizer, init_tokenizer
 from pipeline.model.vit import VitShape, create_vit
@@ -119,17 +119,17 @@ class BLIP_ITM(nn.Module):  # noqa: N801 the published name
         alone = self.text_embedding(*self._laid_out(plan.alone, few_shapes))
         itm_logits = self._match_logits(image_tokens, *self._laid_out(plan.paired, few_shapes), packing=packing)
         image_embedding = self.image_embedding(image_tokens)
-        own = image_embedding if on_host is None else image_embedding[on_host.to(device)]
+        own = image_embedding if on_host is None else image_embedding[to_device(on_host, device)]
         return PairScores(
-            itm_logits=itm_logits if plan.paired_of is None else itm_logits[plan.paired_of.to(device)],
-            itc_similarity=(own * alone[plan.alone_of.to(device)]).sum(dim=-1),
+            itm_logits=itm_logits if plan.paired_of is None else itm_logits[to_device(plan.paired_of, device)],
+            itc_similarity=(own * alone[to_device(plan.alone_of, device)]).sum(dim=-1),
             image_embedding=image_embedding,
         )
 
     def _laid_out(self, texts: Texts, few_shapes: bool) -> tuple[Tensor, Tensor, Layout]:
         device = self.itm_head.weight.device
         layout = real_lengths(texts.attention_mask, few_shapes=few_shapes).to(device)
-        return texts.input_ids.to(device), texts.attention_mask.to(device), layout
+        return to_device(texts.input_ids, device), to_device(texts.attention_mask, device), layout
 
     def tokenize(self, captions: str | Sequence[str]) -> tuple[Tensor, Tensor]:
         """(input_ids, attention_mask), each (n, L) int64 on the model's device, L the longest caption's tokens, at most 35."""

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.model.packing import to_device
+
 LENGTHS = (8, 12, 16, 24, 35)  # that a grid is padded to where shapes must be few
 
 
@@ -29,8 +31,8 @@ class Layout(NamedTuple):
 
     def to(self, device: torch.device) -> Layout:
         """The same layout with its indices on `device`."""
-        place, token = (None if part is None else part.to(device) for part in (self.place, self.token))
-        return self._replace(place=place, token=token, visible=self.visible.to(device))
+        place, token = (None if part is None else to_device(part, device) for part in (self.place, self.token))
+        return self._replace(place=place, token=token, visible=to_device(self.visible, device))
 
     def flatten(self, grid: Tensor) -> Tensor:
         """(n, L, H) -> (T, H)."""

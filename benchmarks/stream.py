@@ -96,7 +96,7 @@ def stages_alone(config: Config, scorer: ScorerProtocol, rows: int) -> Rates:
     chunk = plan_chunks(job.tracker, rows)[0]
     with one_core():
         fetched, fetch_s = timed(lambda: list(image_blocks(chunk, job.manifest, config, job.model.image_size)))
-        score = partial(score_images, scorer=scorer, batch_size=16, lists=False)
+        score = partial(score_images, scorer=scorer, lists=False)
         score(fetched[0])  # warm
         scored, score_s = timed(lambda: [score(block) for block in fetched])
         _, stage_s = timed(lambda: [output.stage(job.output, job.manifest.shards, block) for block in scored])
@@ -163,8 +163,8 @@ def base_alone(config: Config, checkpoint: str, cores: int, rows: int = 32) -> R
     chunk = plan_chunks(job.tracker, rows)[0]
     scorer = flow.scorer_of(checkpoint, cores)
     (block,) = image_blocks(chunk, job.manifest, config, job.model.image_size)
-    score_images(block.slice(0, 2), scorer, batch_size=16, lists=False)  # warm
-    _, score_s = timed(lambda: [score_images(block, scorer, batch_size=16, lists=False)])
+    score_images(block.slice(0, 2), scorer, lists=False)  # warm
+    _, score_s = timed(lambda: [score_images(block, scorer, lists=False)])
     return Rates(float("inf"), rows / score_s, float("inf"))
 
 

@@ -30,6 +30,7 @@ from pipeline.evaluate import HeadMetrics, Interval, evaluate_head
 from pipeline.scene_evaluation import SceneRow, scene_table, score_scenes
 from pipeline.scenes.scene import SPLITS
 
+BATCH_SIZE = 64  # images of one model call; the scorer halves it where memory runs out
 TABLE_WIDTH = 120  # also where there is no terminal: a table that wraps cannot be read or searched
 DEMO = "model: a demo model, trained on rendered scenes: give a real one with --model.checkpoint Salesforce/blip-itm-base-coco"
 
@@ -81,6 +82,9 @@ def _scorer(config: Config) -> Any:
             device=model.device,
             precision=model.precision,
             itm_first_token=model.itm_first_token,
+            batch_size=config.compute.batch_size or BATCH_SIZE,
+            compile=model.compile,
+            tf32=model.tf32,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None

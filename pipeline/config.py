@@ -120,10 +120,14 @@ class ModelConfig(Section):
     """.pth, .safetensors, folder, URL or Hugging Face hub id of a BLIP_ITM; empty: the embedded demo model."""
     image_size: int | None = Field(default=None, ge=16, multiple_of=16)
     """Pixels a side; unset: the checkpoint's own (384 for the published ones)."""
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: bfloat16 or float16 by what the GPU has, float32 on CPUs."""
+    precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    """auto: bfloat16 or float16 by what the GPU has, float32 on CPUs. int8: CPUs alone, faster and slightly other scores."""
     device: str = "auto"
     """auto: a GPU where the replica is given one, else the CPU; or a torch device string."""
+    compile: bool = False
+    """torch.compile on few fixed shapes: minutes at the start of each replica, for long runs on GPUs; a CPU needs g++."""
+    tf32: bool = False
+    """Let float32 on GPUs round the inputs of products to 10 bits of mantissa: faster, differences of 1e-3."""
     itm_first_token: Literal["cls", "enc"] = "cls"
     """First token of the ITM head's text: cls as the published demo and Hugging Face do, enc as LAVIS does."""
 

@@ -131,9 +131,8 @@ def plan_resources(config: Config, work: Work) -> Resources:
 class Replica:
     """The actor of the score stage: one scorer, made in the actor's own process."""
 
-    def __init__(self, make_scorer: MakeScorer, resources: Resources, output: Output, lists: bool) -> None:
+    def __init__(self, make_scorer: MakeScorer, output: Output, lists: bool) -> None:
         self.scorer = make_scorer()
-        self.batch_size = resources.batch_size
         self.lists = lists
         embedding = output.scores.field("image_embedding") if "image_embedding" in output.scores.names else None
         self.embedding_dim = None if embedding is None else embedding.type.list_size
@@ -144,9 +143,7 @@ class Replica:
 
     def score(self, images: pa.Table) -> pa.Table:
         try:
-            return score_images(
-                images, self.scorer, batch_size=self.batch_size, lists=self.lists, embedding_dim=self.embedding_dim
-            )
+            return score_images(images, self.scorer, lists=self.lists, embedding_dim=self.embedding_dim)
         except Exception as error:
             if is_device_failure(error):
                 log.error("the device failed, this replica ends and another takes over: %s", error)
@@ -204,7 +201,7 @@ def build(
         .map_batches(fetch, batch_size=1, batch_format="pyarrow", num_cpus=config.compute.fetch_cpus, max_retries=DEATHS)
         .map_batches(
             Replica,
-            fn_constructor_args=(make_scorer, resources, output, manifest.captions_are_lists),
+            fn_constructor_args=(make_scorer, output, manifest.captions_are_lists),
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=resources.replicas, max_tasks_in_flight_per_actor=resources.queue_blocks),

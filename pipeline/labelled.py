@@ -22,7 +22,6 @@ from pipeline.records import Chunk
 from pipeline.schema import ScorerProtocol, Status
 from pipeline.stages import image_blocks, score_images
 
-DEFAULT_BATCH_SIZE = 16
 LABEL_NAMES = ("label", "labels", "is_match", "match", "good", "target")
 
 Floats = npt.NDArray[np.float64]
@@ -91,11 +90,7 @@ def _labels(values: list[object], column: str) -> npt.NDArray[np.bool_]:
 
 def _score_chunk(chunk: Chunk, manifest: Manifest, config: Config, scorer: ScorerProtocol, image_size: int) -> pa.Table:
     """The chunk's scored rows, in no particular order."""
-    batch_size = config.compute.batch_size or DEFAULT_BATCH_SIZE
-    blocks = [
-        score_images(images, scorer, batch_size=batch_size, lists=False)
-        for images in image_blocks(chunk, manifest, config, image_size)
-    ]
+    blocks = [score_images(images, scorer, lists=False) for images in image_blocks(chunk, manifest, config, image_size)]
     return pa.concat_tables(blocks).select(["row", "status", "error_message", "itm_logit", "itc_similarity", "image_sha256"])
 
 

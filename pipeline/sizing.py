@@ -75,6 +75,8 @@ def plan(config: Config, cluster: Cluster, work: Work) -> Resources:
     use_gpus = cluster.gpus > 0 and config.model.device in ("auto", "cuda")
     if config.model.device.startswith("cuda") and not cluster.gpus:
         raise ConfigError("model.device is cuda, but the cluster has no GPUs: leave --model.device at auto")
+    if use_gpus and config.model.precision == "int8":
+        raise ConfigError("model.precision int8 is for CPUs: leave --model.precision at auto, or say --model.device cpu")
     replicas = _replicas(compute, cluster, use_gpus)
     fetch_tasks = _fetch_tasks(compute, cluster, replicas, use_gpus)
     threads = max(1, cluster.cpus // replicas)

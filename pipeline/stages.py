@@ -162,17 +162,16 @@ def _image_table(shard: int, records: Sequence[ImageRecord], pixels: pa.LargeBin
 # ------------------------------------------------------------------ images -> scores
 
 
-def score_images(
-    images: pa.Table, scorer: ScorerProtocol, *, batch_size: int, lists: bool, embedding_dim: int | None = None
-) -> pa.Table:
+def score_images(images: pa.Table, scorer: ScorerProtocol, *, lists: bool, embedding_dim: int | None = None) -> pa.Table:
     """Score a block of `schema.IMAGES`: one `schema.scored_schema` record a row, in the block's order.
 
-    Every caption of every row of an image is scored in the one call that sees its pixels. Columns of `schema.COSTS` that the
+    The scorer gets the whole block, which it cuts into batches; every caption of every row of an image is scored in the one
+    pass that sees its pixels. Columns of `schema.COSTS` that the
     block has are handed on, an image's on its first row.
     """
     captions = _Captions.of(images)
     lengths = scorer.caption_lengths(captions.texts)
-    scored = _score(images, captions, scorer, batch_size)
+    scored = _score(images, captions, scorer)
     rows = one_chunk(images["rows"])
     image_of_row = pc.list_parent_indices(rows)
     first_rows = np.diff(image_of_row.to_numpy(), prepend=-1) != 0
@@ -234,42 +233,37 @@ class _Scored(NamedTuple):
 
     places: npt.NDArray[np.int64]  # of the scored captions among all entries
     columns: dict[str, FloatArray]  # a value a scored caption
-    seconds: FloatArray  # (images,): share of the model call; 0 without pixels
-    embeddings: list[FloatArray]  # of each model call
+    seconds: FloatArray  # (images,): share of the scorer's call; 0 without pixels
+    embeddings: FloatArray | None  # (images with pixels, dim)
     with_pixels: npt.NDArray[np.int64]  # indices of images
 
     def embedding_column(self, dim: int) -> pa.Array:
         """One an image, null without pixels."""
-        flat = np.concatenate(self.embeddings).ravel() if self.embeddings else np.empty(0, np.float32)
+        flat = np.empty(0, np.float32) if self.embeddings is None else self.embeddings.ravel()
         places = np.zeros(len(self.seconds), np.int64)
         missing = np.ones(len(self.seconds), dtype=bool)
         places[self.with_pixels], missing[self.with_pixels] = np.arange(len(self.with_pixels)), False
         return pa.FixedSizeListArray.from_arrays(pa.array(flat), dim).take(pa.array(places, mask=missing))
 
 
-def _score(images: pa.Table, captions: _Captions, scorer: ScorerProtocol, batch_size: int) -> _Scored:
+def _score(images: pa.Table, captions: _Captions, scorer: ScorerProtocol) -> _Scored:
     pixels = one_chunk(images["pixels"])
     with_pixels = pixels.is_valid().to_numpy(zero_copy_only=False).nonzero()[0]
     seconds = np.zeros(images.num_rows, np.float32)
-    ends = captions.image_offsets
-    calls: list[Scores] = []
-    for start in range(0, len(with_pixels), batch_size):
-        batch = with_pixels[start : start + batch_size]
+    none = np.empty(0, np.float32)
+    scores, places = Scores(np.empty((0, 2), np.float32), none, none), np.empty(0, np.int64)
+    if len(with_pixels):
         began = time.perf_counter()
-        texts = [captions.texts[ends[index] : ends[index + 1]] for index in batch]
-        calls.append(scorer.score(pixel_array(pixels, int(batch[0]), int(batch[-1])), texts))
-        seconds[batch] = (time.perf_counter() - began) / len(batch)
-    logits = np.concatenate([call.itm_logits for call in calls]) if calls else np.empty((0, 2), np.float32)
-    columns = {"itm_score": _joined([call.itm_score for call in calls]), "itm_logit": logits[:, 1] - logits[:, 0]}
-    columns["itc_similarity"] = _joined([call.itc_similarity for call in calls])
-    scored_texts = [np.arange(ends[index], ends[index + 1]) for index in with_pixels]
-    present = np.flatnonzero(captions.present)
-    places = present[np.concatenate(scored_texts)] if scored_texts else present[:0]
-    return _Scored(places, columns, seconds, [c.image_embedding for c in calls if c.image_embedding is not None], with_pixels)
-
-
-def _joined(parts: Sequence[FloatArray]) -> FloatArray:
-    return np.concatenate(parts) if parts else np.empty(0, np.float32)
+        texts = [np.arange(captions.image_offsets[index], captions.image_offsets[index + 1]) for index in with_pixels]
+        scores = scorer.score(pixel_array(pixels), [[captions.texts[number] for number in own] for own in texts])
+        seconds[with_pixels] = (time.perf_counter() - began) / len(with_pixels)
+        places = np.flatnonzero(captions.present)[np.concatenate(texts)]
+    columns = {
+        "itm_score": scores.itm_score,
+        "itm_logit": scores.itm_logits[:, 1] - scores.itm_logits[:, 0],
+        "itc_similarity": scores.itc_similarity,
+    }
+    return _Scored(places, columns, seconds, scores.image_embedding, with_pixels)
 
 
 def _cost(images: pa.Table, name: str) -> npt.NDArray[Any]:
@@ -281,14 +275,13 @@ def one_chunk(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
-def pixel_array(pixels: pa.LargeBinaryArray, first: int, last: int) -> npt.NDArray[np.uint8]:
-    """Pixels of the records from `first` to `last`, both included: uint8 (B, S, S, 3), a view of the block's own memory.
+def pixel_array(pixels: pa.LargeBinaryArray) -> npt.NDArray[np.uint8]:
+    """Pixels of all records that have some (at least one): uint8 (B, S, S, 3), a view of the block's own memory.
 
-    Records without pixels between them are passed over: a null occupies no bytes, so that the others lie side by side.
+    Records without pixels are passed over: a null occupies no bytes, so that the others lie side by side.
     """
-    run = pixels.slice(first, last - first + 1)
-    count = len(run) - run.null_count
-    offsets = np.frombuffer(run.buffers()[1], np.int64)[run.offset : run.offset + len(run) + 1]
-    flat = np.frombuffer(run.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
+    count = len(pixels) - pixels.null_count
+    offsets = np.frombuffer(pixels.buffers()[1], np.int64)[pixels.offset : pixels.offset + len(pixels) + 1]
+    flat = np.frombuffer(pixels.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
     side = math.isqrt(len(flat) // count // 3)
     return flat.reshape(count, side, side, 3)

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from pipeline.device import MEAN, STD
 from pipeline.errors import CheckpointError
 from pipeline.model.blip_itm import BLIP_ITM
 from pipeline.model.checkpoint import save_checkpoint
@@ -34,7 +35,7 @@ from pipeline.scenes.captions import vocabulary
 from pipeline.scenes.order import Batches
 from pipeline.scenes.patches import patch_attributes
 from pipeline.scenes.scene import TRAIN, Split, sample_scene
-from pipeline.scorer import MEAN, STD, Scorer
+from pipeline.scorer import Scorer
 from pipeline.training_losses import (
     MatchingLoss,
     caption_owners,
@@ -237,8 +238,8 @@ class Trainer:
         return PairLosses(itc, matching_loss(self.model, image_tokens, ids, mask, negatives, hard))
 
     def scorer(self) -> Scorer:
-        """The model as it is now, for validation between two steps."""
-        return Scorer(self.model, "cpu", "float32")
+        """A copy of the model as it is now, for validation between two steps."""
+        return Scorer(copy.deepcopy(self.model), "cpu", "float32")
 
     def save(self, path: Path) -> None:
         """Write all that `load` needs; the file is replaced in one move, so that a kill leaves the former one."""

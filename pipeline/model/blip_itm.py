@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.model.med import MedConfig, TextEncoder
-from pipeline.model.packing import Packing, pack_captions
+from pipeline.model.packing import Packing, pack_captions, to_device
+from pipeline.model.texts import Layout, Texts, plan_texts, real_lengths
 from pipeline.model.tokenizer import CaptionTokenizer, init_tokenizer
 from pipeline.model.vit import VitShape, create_vit
 
@@ -89,19 +90,46 @@ class BLIP_ITM(nn.Module):  # noqa: N801 the published name
     ) -> PairScores:
         """Both heads for n pairs in one pass: each image is encoded once, and so are its cross-attention keys and values.
 
-        image: (B, 3, S, S) float, normalised. input_ids, attention_mask: (n, L), from `tokenize`. image_index: (n,), the
-        image of each caption, best on the CPU; None: caption i is image i's. Equals `forward` of each head. Raises
+        image: (B, 3, S, S) float, normalised. The rest is as in `score_texts`. Equals `forward` of each head. Raises
         ValueError as `forward` does.
         """
-        packing = pack_captions(image_index, len(image), len(input_ids))
-        image_tokens = self.encode_image(image)
+        return self.score_texts(self.encode_image(image), input_ids, attention_mask, image_index)
+
+    def score_texts(
+        self,
+        image_tokens: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        image_index: Tensor | None = None,
+        *,
+        few_shapes: bool = False,
+    ) -> PairScores:
+        """Both heads for n pairs of encoded images (B, T, vision width) and captions.
+
+        input_ids, attention_mask: (n, L), from `tokenize`; only tokens are computed, no padding, and repeated captions once.
+        image_index: (n,), the image of each caption; None: caption i is image i's. These three best on the CPU.
+        few_shapes: sizes are rounded up, for a compiled model. Raises ValueError where indices and counts disagree.
+        """
+        device, count = image_tokens.device, len(input_ids)
+        on_host = None if image_index is None else image_index.cpu()
+        packing = pack_captions(on_host, len(image_tokens), count)
+        plan = plan_texts(Texts(input_ids.cpu(), attention_mask.cpu()), on_host, few_shapes=few_shapes)
+        if plan.paired_image is not on_host:
+            packing = pack_captions(plan.paired_image, len(image_tokens), len(plan.paired.input_ids))
+        alone = self.text_embedding(*self._laid_out(plan.alone, few_shapes))
+        itm_logits = self._match_logits(image_tokens, *self._laid_out(plan.paired, few_shapes), packing=packing)
         image_embedding = self.image_embedding(image_tokens)
-        own = image_embedding if image_index is None else image_embedding[image_index.to(image_embedding.device)]
+        own = image_embedding if on_host is None else image_embedding[to_device(on_host, device)]
         return PairScores(
-            itm_logits=self._match_logits(image_tokens, input_ids, attention_mask, packing),
-            itc_similarity=(own * self.text_embedding(input_ids, attention_mask)).sum(dim=-1),
+            itm_logits=itm_logits if plan.paired_of is None else itm_logits[to_device(plan.paired_of, device)],
+            itc_similarity=(own * alone[to_device(plan.alone_of, device)]).sum(dim=-1),
             image_embedding=image_embedding,
         )
+
+    def _laid_out(self, texts: Texts, few_shapes: bool) -> tuple[Tensor, Tensor, Layout]:
+        device = self.itm_head.weight.device
+        layout = real_lengths(texts.attention_mask, few_shapes=few_shapes).to(device)
+        return to_device(texts.input_ids, device), to_device(texts.attention_mask, device), layout
 
     def tokenize(self, captions: str | Sequence[str]) -> tuple[Tensor, Tensor]:
         """(input_ids, attention_mask), each (n, L) int64 on the model's device, L the longest caption's tokens, at most 35."""
@@ -130,9 +158,9 @@ class BLIP_ITM(nn.Module):  # noqa: N801 the published name
         """(B, T, vision width) -> (B, embed_dim), of length one."""
         return F.normalize(self.vision_proj(image_tokens[:, 0].to(self.vision_proj.weight.dtype)), dim=-1)
 
-    def text_embedding(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(n, L) ids -> (n, embed_dim), of length one; the image plays no part."""
-        hidden = self.encode_text(input_ids, attention_mask)
+    def text_embedding(self, input_ids: Tensor, attention_mask: Tensor, layout: Layout | None = None) -> Tensor:
+        """(n, L) ids -> (n, embed_dim), of length one; the image plays no part. layout: of the mask's tokens, if planned."""
+        hidden = self.text_encoder(input_ids, attention_mask, layout=layout)
         return F.normalize(self.text_proj(hidden[:, 0].to(self.text_proj.weight.dtype)), dim=-1)
 
     def match_logits(
@@ -140,13 +168,21 @@ class BLIP_ITM(nn.Module):  # noqa: N801 the published name
     ) -> Tensor:
         """Logits (n, 2) of mismatch and match; `image_index` as in `score_pairs`."""
         packing = pack_captions(image_index, len(image_tokens), len(input_ids))
-        return self._match_logits(image_tokens, input_ids, attention_mask, packing)
+        return self._match_logits(image_tokens, input_ids, attention_mask, packing=packing)
 
-    def _match_logits(self, image_tokens: Tensor, input_ids: Tensor, attention_mask: Tensor, packing: Packing) -> Tensor:
+    def _match_logits(
+        self,
+        image_tokens: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        layout: Layout | None = None,
+        *,
+        packing: Packing,
+    ) -> Tensor:
         if self.itm_first_token == "enc":
             input_ids = input_ids.clone()
             input_ids[:, 0] = self.tokenizer.enc_token_id
-        hidden = self.text_encoder(input_ids, attention_mask, image_tokens, packing)
+        hidden = self.text_encoder(input_ids, attention_mask, image_tokens, packing, layout)
         return self.itm_head(hidden[:, 0].to(self.itm_head.weight.dtype))  # type: ignore[no-any-return]
 
 

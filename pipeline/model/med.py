@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.model.packing import Packing
+from pipeline.model.texts import Layout, whole_grid
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 
@@ -101,22 +102,23 @@ class TextEncoder(nn.Module):
         attention_mask: Tensor,
         image_tokens: Tensor | None = None,
         packing: Packing | None = None,
+        layout: Layout | None = None,
     ) -> Tensor:
         """Encode n texts of L tokens, alone or together with their images.
 
         input_ids, attention_mask: (n, L) integers, the mask 1 on tokens and 0 on padding. image_tokens: (B, T,
         encoder_width), or None for the text-only mode. packing: which caption belongs to which image; None: caption i to
-        image i. Returns (n, L, hidden_size).
+        image i. layout: of the mask's tokens; None: padding is computed too. Returns (n, L, hidden_size).
         """
-        visible = attention_mask.bool()[:, None, None, :]  # (n, 1, 1, L), over heads and queries
-        hidden = self.embeddings(input_ids)
+        layout = layout or whole_grid(attention_mask)
+        hidden = layout.flatten(self.embeddings(input_ids))
         image = None
         if image_tokens is not None:
             packing = packing or Packing(len(input_ids), 1, None, None)
             image = (image_tokens.to(hidden.dtype), packing.to(hidden.device))
         for layer in self.encoder.layer:
-            hidden = layer(hidden, visible, image)
-        return hidden  # type: ignore[no-any-return]
+            hidden = layer(hidden, layout, image)
+        return layout.pad(hidden)
 
     def set_layer_norm_eps(self, eps: float) -> None:
         """Use another epsilon in all layers."""
@@ -169,10 +171,11 @@ class Layer(nn.Module):
         self.intermediate = Intermediate(config)
         self.output = Output(config, config.intermediate_size)
 
-    def forward(self, hidden: Tensor, visible: Tensor, image: tuple[Tensor, Packing] | None) -> Tensor:
-        hidden = self.attention(hidden, hidden, visible)
+    def forward(self, hidden: Tensor, layout: Layout, image: tuple[Tensor, Packing] | None) -> Tensor:
+        """hidden: (T, hidden), the tokens of all texts. image: (B, tokens, encoder_width) and whose captions these are."""
+        hidden = self.attention(hidden, layout)
         if image is not None:
-            hidden = self.crossattention.to_image(hidden, *image)
+            hidden = self.crossattention(hidden, layout, *image)
         return self.output(self.intermediate(hidden), hidden)  # type: ignore[no-any-return]
 
 
@@ -184,14 +187,11 @@ class Attention(nn.Module):
         self.self = Projections(config, source_width)
         self.output = Output(config, config.hidden_size)
 
-    def forward(self, hidden: Tensor, source: Tensor, visible: Tensor) -> Tensor:
-        """hidden: (n, L, hidden); source: (n, S, source_width); visible: bool, to be broadcast over (n, heads, L, S)."""
-        return self.output(self.self(hidden, source, visible), hidden)  # type: ignore[no-any-return]
-
-    def to_image(self, hidden: Tensor, image_tokens: Tensor, packing: Packing) -> Tensor:
-        """hidden: (n, L, hidden) of captions; image_tokens: (B, T, source_width). Keys and values are made once an image."""
-        attended = self.self(packing.pack(hidden), image_tokens, None, packing)
-        return self.output(packing.unpack(attended, hidden.shape[1]), hidden)  # type: ignore[no-any-return]
+    def forward(
+        self, hidden: Tensor, layout: Layout, image_tokens: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """Each text's tokens (T, hidden) among themselves, or to the tokens of its image."""
+        return self.output(self.self(hidden, layout, image_tokens, packing), hidden)  # type: ignore[no-any-return]
 
 
 class Projections(nn.Module):
@@ -205,15 +205,27 @@ class Projections(nn.Module):
         self.key = nn.Linear(source_width, config.hidden_size)
         self.value = nn.Linear(source_width, config.hidden_size)
 
-    def forward(self, hidden: Tensor, source: Tensor, visible: Tensor | None, packing: Packing | None = None) -> Tensor:
-        query, key, value = self.query(hidden), self.key(source), self.value(source)
-        if packing is not None:
-            key, value = packing.of_groups(key), packing.of_groups(value)
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
-        attended = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=visible, dropout_p=self.dropout if self.training else 0.0
-        )
+    def forward(
+        self, hidden: Tensor, layout: Layout, image_tokens: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """(T, hidden) -> (T, hidden). An image's keys and values are made once for all of its captions."""
+        query = layout.pad(self.query(hidden))
+        if image_tokens is None or packing is None:
+            key, value = layout.pad(self.key(hidden)), layout.pad(self.value(hidden))
+            return layout.flatten(self._attend(query, key, value, layout.visible))
+        key, value = (packing.of_groups(made(image_tokens)) for made in (self.key, self.value))
+        # every image token is visible: no mask, which would rule out the fastest kernels
+        attended = self._attend(packing.pack(query), key, value, None)
+        return layout.flatten(packing.unpack(attended, layout.length))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
+        query, key, value = (self._heads(part) for part in (query, key, value))
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
         return attended.transpose(1, 2).flatten(2)
+
+    def _heads(self, part: Tensor) -> Tensor:
+        return part.reshape(*part.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class Intermediate(nn.Module):

@@ -13,6 +13,13 @@ import torch
 from torch import Tensor
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor there. To a GPU from pinned memory: from other memory, the host would wait for all work that is queued."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 class Packing(NamedTuple):
     """Where each of n captions stands: in one of `groups` groups of `width` slots; a group belongs to one image."""
 
@@ -24,8 +31,8 @@ class Packing(NamedTuple):
     def to(self, device: torch.device) -> Packing:
         """The same packing with its indices on `device`."""
         return self._replace(
-            group_image=None if self.group_image is None else self.group_image.to(device),
-            slot=None if self.slot is None else self.slot.to(device),
+            group_image=None if self.group_image is None else to_device(self.group_image, device),
+            slot=None if self.slot is None else to_device(self.slot, device),
         )
 
     def of_groups(self, per_image: Tensor) -> Tensor:

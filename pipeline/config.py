@@ -211,7 +211,7 @@ class ImagesConfig(Section):
     isolate: bool = True
     """Decode in a process that may die of an image without the run. Needs Linux; without it, one bad image can hang a run."""
     timeout_s: float = Field(default=20.0, gt=0)
-    """CPU time that one image may take to decode, and ten times as much by the clock; a 50-megapixel PNG takes 3 s."""
+    """CPU time that one image may take to decode, and ten times as much by the clock, before it fails."""
     max_memory_bytes: int = Field(default=1536 * MIB, ge=64 * MIB)
     """Memory that decoding may take, above what an idle decoder has."""
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 LEVELS = 127  # of int8, symmetric
+BLOCK_ROWS = 256  # multiplied at a time: what lies between two operations stays in the cache
 
 Kind = Literal["packed", "int8"]
 
@@ -72,11 +73,14 @@ class Int8Linear(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("bias", linear.bias.detach().float())
 
+    @torch.no_grad()
     def forward(self, rows: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         flat = rows.reshape(-1, rows.shape[-1])
-        scale = flat.abs().amax(dim=1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny).div_(LEVELS)  # (rows, 1)
-        rounded = torch.div(flat, scale).round_().to(torch.int8)
-        products = torch._int_mm(rounded, self.weight)  # (rows, out) int32
-        summed = torch.addcmul(self.bias, products * scale, self.scale)
+        summed = flat.new_empty(len(flat), len(self.bias))
+        for part, out in zip(torch.split(flat, BLOCK_ROWS), torch.split(summed, BLOCK_ROWS), strict=True):
+            scale = part.abs().amax(dim=1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny).div_(LEVELS)
+            rounded = torch.div(part, scale).round_().to(torch.int8)
+            products = torch._int_mm(rounded, self.weight)  # (rows, out) int32
+            torch.addcmul(self.bias, products * scale, self.scale, out=out)
         return summed.reshape(*rows.shape[:-1], -1)

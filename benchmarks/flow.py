@@ -24,34 +24,40 @@ from pipeline.progress import Plan, Progress, plan_chunks
 from pipeline.records import Chunk
 from pipeline.schema import IMAGES, CaptionLengths, Captions, ScorerProtocol, Scores
 from pipeline.sizing import Resources
-from pipeline.stages import image_blocks, pixel_column
+from pipeline.stages import image_blocks
 
 
 def make_blocks(chunk: Chunk, manifest: Manifest, config: Config, image_size: int) -> Iterator[pa.Table]:
     """In the place of `stages.image_blocks`: the same blocks, the pixels made on the fly, nothing read."""
     size = config.compute.block_rows or DEFAULT_BLOCK_ROWS
     numbers = [number for start, stop in chunk.ranges for number in range(start, stop)]
-    pixels = np.empty((size, image_size, image_size, 3), np.uint8)  # taken again for each block, which copies it
     for start in range(0, len(numbers), size):
         own = numbers[start : start + size]
-        pixels[: len(own)] = np.array(own, np.int64).astype(np.uint8)[:, None, None, None]
-        yield _block(chunk.shard, own, list(pixels[: len(own)]))
+        pixels = np.empty((len(own), image_size, image_size, 3), np.uint8)
+        pixels[:] = np.array(own, np.int64).astype(np.uint8)[:, None, None, None]
+        yield _block(chunk.shard, own, pixels)
 
 
-def _block(shard: int, numbers: list[int], pixels: list[npt.NDArray[np.uint8]]) -> pa.Table:
-    side = len(pixels[0])
+def _block(shard: int, numbers: list[int], pixels: npt.NDArray[np.uint8]) -> pa.Table:
+    size = pixels[0].size
+    offsets = np.arange(len(numbers) + 1, dtype=np.int64) * size
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(pixels.reshape(-1))]
     given: dict[str, Any] = {
         "shard": [shard] * len(numbers),
         "rows": [[number] for number in numbers],
         "captions": [[["a caption"]]] * len(numbers),
-        "pixels": pixel_column(pixels),
+        "pixels": pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(numbers), buffers),
         "status": ["success"] * len(numbers),
-        "original_width": [side] * len(numbers),
-        "original_height": [side] * len(numbers),
-        "bytes_read": [pixels[0].nbytes] * len(numbers),
+        "original_width": [pixels.shape[2]] * len(numbers),
+        "original_height": [pixels.shape[1]] * len(numbers),
+        "bytes_read": [size] * len(numbers),
     }
-    columns = [pa.array(given.get(field.name, [None] * len(numbers)), field.type) for field in IMAGES]
-    return pa.table([given[f.name] if f.name == "pixels" else c for f, c in zip(IMAGES, columns, strict=True)], schema=IMAGES)
+    columns = [given.get(name, [None] * len(numbers)) for name in IMAGES.names]
+    arrays = [
+        column if isinstance(column, pa.Array) else pa.array(column, kind)
+        for column, kind in zip(columns, IMAGES.types, strict=True)
+    ]
+    return pa.table(arrays, schema=IMAGES)
 
 
 class ZeroScorer:

@@ -39,19 +39,22 @@ def make_blocks(chunk: Chunk, manifest: Manifest, config: Config, image_size: in
 
 
 def _block(shard: int, numbers: list[int], pixels: npt.NDArray[np.uint8]) -> pa.Table:
-    side = pixels.shape[1]
     given: dict[str, Any] = {
         "shard": [shard] * len(numbers),
         "rows": [[number] for number in numbers],
         "captions": [[["a caption"]]] * len(numbers),
         "pixels": pixel_column([True] * len(numbers), pixels),
         "status": ["success"] * len(numbers),
-        "original_width": [side] * len(numbers),
-        "original_height": [side] * len(numbers),
-        "bytes_read": [pixels[0].nbytes] * len(numbers),
+        "original_width": [pixels.shape[2]] * len(numbers),
+        "original_height": [pixels.shape[1]] * len(numbers),
+        "bytes_read": [pixels[0].size] * len(numbers),
     }
-    columns = [pa.array(given.get(field.name, [None] * len(numbers)), field.type) for field in IMAGES]
-    return pa.table([given[f.name] if f.name == "pixels" else c for f, c in zip(IMAGES, columns, strict=True)], schema=IMAGES)
+    columns = [given.get(name, [None] * len(numbers)) for name in IMAGES.names]
+    arrays = [
+        column if isinstance(column, pa.Array) else pa.array(column, kind)
+        for column, kind in zip(columns, IMAGES.types, strict=True)
+    ]
+    return pa.table(arrays, schema=IMAGES)
 
 
 class ZeroScorer:

@@ -42,8 +42,6 @@ log = logging.getLogger(__name__)
 MakeScorer = Callable[[], ScorerProtocol]
 MakeBlocks = Callable[[Chunk, Manifest, Config, int], Iterator[pa.Table]]
 
-# Fetch tasks run ahead as far as there is room; where cores are short, what they take must not be a replica's.
-FETCH_NICENESS = 10
 # Nothing is sent to Ray's makers, and its own lines stay out of ours; what Ray writes into its log files is not affected.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -187,7 +185,6 @@ def build(
     score_options: dict[str, Any] = {"num_gpus": 1} if resources.device == "cuda" else {"num_cpus": REPLICA_CPUS}
 
     def fetch(batch: pa.Table) -> Iterator[pa.Table]:
-        os.setpriority(os.PRIO_PROCESS, 0, FETCH_NICENESS)
         for item in batch.to_pylist():
             chunk = Chunk(item["shard"], tuple(zip(item["starts"], item["stops"], strict=True)))
             yield from timed_blocks(make_blocks(chunk, manifest, config, image_size))

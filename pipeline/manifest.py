@@ -22,6 +22,7 @@ from pipeline.columns import Columns as Columns
 from pipeline.columns import Kind, check_alike, recognise, role_kinds
 from pipeline.config import InputConfig, StorageConfig
 from pipeline.errors import ManifestError
+from pipeline.patience import patiently
 from pipeline.shards import SUFFIXES, check_names, cut_file
 from pipeline.shards import Shard as Shard
 from pipeline.storage import FileInfo as FileInfo
@@ -201,12 +202,19 @@ def read_rows(
     """Rows [start, stop) of a shard, counted within it; all of its columns, or those named, in that order.
 
     Values, Arrow types, dictionaries and schema metadata are the file's own. Of a row group wanted in part, only what lies
-    before the end of the part is read, a few rows in memory at a time. Raises ManifestError if the file is corrupt or has
-    changed, StorageError if it cannot be read, ValueError for rows beyond the shard.
+    before the end of the part is read, a few rows in memory at a time. Waits `storage.retry_s` for a store that is down.
+    Raises ManifestError if the file is corrupt or has changed, StorageError if it cannot be read, ValueError for rows beyond
+    the shard.
     """
     stop = shard.rows if stop is None else stop
     if not 0 <= start <= stop <= shard.rows:
         raise ValueError(f"rows {start} to {stop} of a shard of {shard.rows}")
+    first, last = shard.first_row + start, shard.first_row + stop
+    return patiently(lambda: _read_file(shard, storage, columns, first, last), storage)
+
+
+def _read_file(shard: Shard, storage: StorageConfig, columns: list[str] | None, first: int, last: int) -> pa.Table:
+    """Rows [first, last) of the shard's file, counted within that."""
     fs, path = open_filesystem(shard.file.url, storage)
     with storage_errors(shard.file.url), _corrupt(shard.file):
         # no read-ahead cache: Arrow knows which ranges it wants. The size is known: no request for it.
@@ -215,7 +223,7 @@ def read_rows(
             file = pq.ParquetFile(source, buffer_size=READ_BUFFER, pre_buffer=False)
             if file.metadata.num_rows < shard.first_row + shard.rows:
                 raise ManifestError(f"{shard.file.url} has changed: it now ends after {file.metadata.num_rows} rows")
-            return _read(file, columns, shard.first_row + start, shard.first_row + stop)
+            return _read(file, columns, first, last)
 
 
 def _read(file: pq.ParquetFile, columns: list[str] | None, start: int, stop: int) -> pa.Table:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 from pipeline import dataflow, output, resume
 from pipeline.config import Config
 from pipeline.dataflow import Committer, MakeScorer
-from pipeline.errors import CapsieveError, ConfigError
+from pipeline.errors import CapsieveError, ClusterError, ConfigError
 from pipeline.lease import Lease
 from pipeline.manifest import Manifest, find_manifest
 from pipeline.model.facts import ModelInfo, describe, storage_options
@@ -30,8 +30,9 @@ from pipeline.sizing import Resources, Work
 log = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_S = 0.5
-# A pass leaves rows out only where a task died and was run again; so many in a row without an end are no accident.
-MAX_PASSES = 10
+# A pass leaves rows out where a task died and was run again, and ends early where a node took replicas with it that Ray could
+# not bring back in time. So many in a row that staged nothing new are no accident.
+MAX_FRUITLESS_PASSES = 2
 # Chunks of one pass, 40 million rows: Ray keeps some 3 KB a block in the driver until a stream ends, and takes all of its
 # chunks at once. Replicas start anew with each pass, which is half an hour of eight GPUs.
 PASS_CHUNKS = 20_000
@@ -179,23 +180,33 @@ def _stream(job: Job, resources: Resources, make_scorer: MakeScorer, listener: L
     committer = Committer(job.output, job.manifest.shards)
     reported = 0.0
     _note(job, committer.submit(*_complete_shards(job)))
-    for _ in range(MAX_PASSES + len(plan_chunks(tracker, resources.chunk_rows)) // PASS_CHUNKS):
+    fruitless = 0
+    while True:
         _note(job, committer.drain())
         chunks = plan_chunks(tracker, resources.chunk_rows)[:PASS_CHUNKS]
         if not chunks:
             break
+        before = tracker.rows
         dataset = dataflow.build(
             job.config, job.manifest, chunks, make_scorer, job.output, resources=resources, image_size=job.model.image_size
         )
-        for receipt in dataflow.receipts(dataset):
-            lease.check()
-            complete = tracker.add(receipt)
-            _note(job, committer.submit(receipt.shard) if complete else committer.ended(timeout_s=0))
-            if time.monotonic() - reported >= PROGRESS_INTERVAL_S:
-                reported = time.monotonic()
-                listener.progressed(tracker.progress(resources, reported - began))
+        try:
+            for receipt in dataflow.receipts(dataset):
+                lease.check()
+                complete = tracker.add(receipt)
+                _note(job, committer.submit(receipt.shard) if complete else committer.ended(timeout_s=0))
+                if time.monotonic() - reported >= PROGRESS_INTERVAL_S:
+                    reported = time.monotonic()
+                    listener.progressed(tracker.progress(resources, reported - began))
+        except ClusterError as error:
+            if tracker.rows == before and fruitless + 1 >= MAX_FRUITLESS_PASSES:
+                raise
+            log.warning("%s; going on with what is missing", error)
+        fruitless = 0 if tracker.rows > before else fruitless + 1
+        if fruitless >= MAX_FRUITLESS_PASSES:
+            break
     if len(tracker.committed) < len(job.manifest.shards):
-        raise CapsieveError(f"rows were left out of {MAX_PASSES} passes in a row: {job.output.url} is unfinished")
+        raise CapsieveError(f"{MAX_FRUITLESS_PASSES} passes in a row staged nothing new: {job.output.url} is unfinished")
 
 
 def _complete_shards(job: Job) -> list[int]:

@@ -68,6 +68,14 @@ class _Made(NamedTuple):
     success: dict[str, Any] | None
 
 
+class _Standard(NamedTuple):
+    """What the files are held against."""
+
+    made: _Made
+    manifest: Manifest
+    storage: StorageConfig
+
+
 def verify(output_url: str, config: Config) -> Report:
     """Check the output at `output_url` against the manifest of `config.input`, or against the one it was made of.
 
@@ -76,6 +84,7 @@ def verify(output_url: str, config: Config) -> Report:
     files = [file.url.removeprefix(output_url + "/") for file in storage.list_files(output_url, config.storage)]
     made = _read_made(output_url, files, config.storage)
     manifest = _manifest(made, config)
+    standard = _Standard(made, manifest, config.storage)
     shards = {shard.name: shard for shard in manifest.shards}
     finals = sorted(name for name in files if name.endswith(".parquet") and not name.startswith(STAGING + "/"))
     missing = [name for name in shards if name not in finals]
@@ -84,7 +93,7 @@ def verify(output_url: str, config: Config) -> Report:
     known = [name for name in finals if name in shards]
 
     def check(name: str) -> _File:
-        return _check_file(f"{output_url}/{name}", shards[name], manifest, made, config.storage)
+        return _check_file(f"{output_url}/{name}", shards[name], standard)
 
     with ThreadPoolExecutor(THREADS) as pool:
         results = list(pool.map(check, known))
@@ -152,20 +161,20 @@ def _facts(url: str, config: StorageConfig) -> FileFacts | None:
     return None
 
 
-def _check_file(url: str, shard: Shard, manifest: Manifest, made: _Made, config: StorageConfig) -> _File:
-    fs, path = storage.open_filesystem(url, config)
+def _check_file(url: str, shard: Shard, standard: _Standard) -> _File:
+    fs, path = storage.open_filesystem(url, standard.storage)
     with storage.storage_errors(url), fs.open(path, "rb") as source:
         try:
             file = pq.ParquetFile(source)
             facts = file_facts(file.metadata.metadata)
             if facts is None:
                 return _File(Counter(), file.metadata.num_rows, ["not a file of capsieve's: no provenance in its metadata"])
-            faults = list(_check_facts(facts, file, shard, made))
+            faults = list(_check_facts(facts, file, shard, standard.made))
             if file.metadata.num_rows != shard.rows:
                 return _File(facts.counts, file.metadata.num_rows, faults)
             counts: Counts = Counter()
             for group in range(file.metadata.num_row_groups):
-                faults += _check_group(file, group, facts, shard, made, manifest, config, counts)
+                faults += _check_group(file, group, facts, shard, standard, counts)
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -191,20 +200,14 @@ def _check_facts(facts: FileFacts, file: pq.ParquetFile, shard: Shard, made: _Ma
 
 
 def _check_group(
-    file: pq.ParquetFile,
-    group: int,
-    facts: FileFacts,
-    shard: Shard,
-    made: _Made,
-    manifest: Manifest,
-    config: StorageConfig,
-    counts: Counts,
+    file: pq.ParquetFile, group: int, facts: FileFacts, shard: Shard, standard: _Standard, counts: Counts
 ) -> Iterator[str]:
+    """Faults of a row group; adds its rows to `counts`."""
     start = sum(file.metadata.row_group(before).num_rows for before in range(group))
     table = file.read_row_group(group)
     where = f"rows {start:,} to {start + table.num_rows - 1:,}"
-    rows = read_rows(shard, config, None, start, start + table.num_rows)
-    scores = _scores(table, rows, made, manifest)
+    rows = read_rows(shard, standard.storage, None, start, start + table.num_rows)
+    scores = _scores(table, rows, standard)
     if scores is None:
         yield f"{where}: columns are {', '.join(table.column_names)}"
         return
@@ -213,21 +216,22 @@ def _check_group(
             yield f"{where}: column {name} is not the input's"
     if group < len(facts.checksums) and checksum(scores) != facts.checksums[group]:
         yield f"{where}: the scores do not have the checksum that they were written with"
-    plain = scores.rename_columns([name.removeprefix(made.identity["column_prefix"]) for name in scores.column_names])
+    prefix = standard.made.identity["column_prefix"]
+    plain = scores.rename_columns([name.removeprefix(prefix) for name in scores.column_names])
     for row in plain.group_by(["status", "error_message"]).aggregate([("status", "count")]).to_pylist():
         counts[row["status"], row["error_message"]] += row["status_count"]
-    for fault in _check_scores(plain, lists=manifest.captions_are_lists):
+    for fault in _check_scores(plain, lists=standard.manifest.captions_are_lists):
         yield f"{where}: {fault}"
 
 
-def _scores(table: pa.Table, rows: pa.Table, made: _Made, manifest: Manifest) -> pa.Table | None:
+def _scores(table: pa.Table, rows: pa.Table, standard: _Standard) -> pa.Table | None:
     """Our columns of a table, if its columns are the input's and then ours, of the right types."""
-    prefix, embedded = made.identity["column_prefix"], made.identity["image_embedding"]
+    prefix, embedded = standard.made.identity["column_prefix"], standard.made.identity["image_embedding"]
     names = [prefix + name for name in (*SCORE_COLUMNS, *(["image_embedding"] if embedded else []))]
     if table.column_names != [*rows.column_names, *names]:
         return None
     dim = table.schema.field(prefix + "image_embedding").type.list_size if embedded else None
-    wanted = score_schema(lists=manifest.captions_are_lists, embedding_dim=dim)
+    wanted = score_schema(lists=standard.manifest.captions_are_lists, embedding_dim=dim)
     types_right = all(table.schema.field(prefix + field.name).type == field.type for field in wanted)
     return table.select(names) if types_right else None
 

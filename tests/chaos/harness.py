@@ -86,9 +86,9 @@ class Chaos:
             for _ in range(NODES):
                 self.add_node()
             done = self.start_driver("reference")
-            done.wait(LIMIT_S)
-            if done.returncode:
-                raise RuntimeError(f"the undisturbed run failed: {_errors(done)}")
+            if done.wait(LIMIT_S):
+                raise RuntimeError(f"the undisturbed run failed: {_last_line(done)}")
+            done.communicate()
             self.reference = read_output("s3://chaos/reference")
         except BaseException:
             self.close()
@@ -142,7 +142,7 @@ class Chaos:
         time.sleep(after_s)
         self.kill(kill, driver)
         while driver.wait(LIMIT_S):
-            errors.append(_errors(driver))
+            errors.append(_last_line(driver))
             resumes += 1
             if resumes > MOST_RESUMES:
                 break
@@ -165,7 +165,7 @@ class Chaos:
             if any(file.url.endswith(".parquet") for file in storage.list_files(output, STORE)):
                 return
             time.sleep(0.1)
-        raise RuntimeError(f"nothing was staged: {_errors(driver)}")
+        raise RuntimeError(f"nothing was staged: {_last_line(driver)}")
 
     def kill(self, what: str, driver: subprocess.Popen[str]) -> None:
         """Kill one thing, without a warning."""
@@ -193,7 +193,8 @@ class Chaos:
                     yield int(entry.name)
 
 
-def _errors(driver: subprocess.Popen[str]) -> str:
+def _last_line(driver: subprocess.Popen[str]) -> str:
+    """Exit code and last line of a driver that has ended."""
     _, stderr = driver.communicate()
     return f"exit {driver.returncode}: {(stderr.strip().splitlines() or [''])[-1][:300]}"
 

@@ -12,7 +12,7 @@ import functools
 import importlib.metadata
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from pipeline import dataflow, output, resume
@@ -24,7 +24,7 @@ from pipeline.manifest import Manifest, find_manifest
 from pipeline.model.facts import ModelInfo, describe, storage_options
 from pipeline.output import Counts, Output
 from pipeline.progress import Plan, Progress, Summary, Tracker, plan_chunks
-from pipeline.schema import ScorerProtocol, score_schema
+from pipeline.schema import Receipt, ScorerProtocol, score_schema
 from pipeline.sizing import Resources, Work
 
 log = logging.getLogger(__name__)
@@ -176,12 +176,12 @@ def versions() -> dict[str, str]:
 
 
 def _stream(job: Job, resources: Resources, make_scorer: MakeScorer, listener: Listener, began: float, lease: Lease) -> None:
+    """Passes over what is missing, until every shard is committed."""
     tracker = job.tracker
     committer = Committer(job.output, job.manifest.shards)
-    reported = 0.0
     _note(job, committer.submit(*_complete_shards(job)))
     fruitless = 0
-    while True:
+    while fruitless < MAX_FRUITLESS_PASSES:
         _note(job, committer.drain())
         chunks = plan_chunks(tracker, resources.chunk_rows)[:PASS_CHUNKS]
         if not chunks:
@@ -191,22 +191,29 @@ def _stream(job: Job, resources: Resources, make_scorer: MakeScorer, listener: L
             job.config, job.manifest, chunks, make_scorer, job.output, resources=resources, image_size=job.model.image_size
         )
         try:
-            for receipt in dataflow.receipts(dataset):
-                lease.check()
-                complete = tracker.add(receipt)
-                _note(job, committer.submit(receipt.shard) if complete else committer.ended(timeout_s=0))
-                if time.monotonic() - reported >= PROGRESS_INTERVAL_S:
-                    reported = time.monotonic()
-                    listener.progressed(tracker.progress(resources, reported - began))
+            for progress in _one_pass(job, dataflow.receipts(dataset), committer, lease, resources):
+                listener.progressed(progress(time.monotonic() - began))
         except ClusterError as error:
             if tracker.rows == before and fruitless + 1 >= MAX_FRUITLESS_PASSES:
                 raise
             log.warning("%s; going on with what is missing", error)
         fruitless = 0 if tracker.rows > before else fruitless + 1
-        if fruitless >= MAX_FRUITLESS_PASSES:
-            break
     if len(tracker.committed) < len(job.manifest.shards):
         raise CapsieveError(f"{MAX_FRUITLESS_PASSES} passes in a row staged nothing new: {job.output.url} is unfinished")
+
+
+def _one_pass(
+    job: Job, receipts: Iterable[Receipt], committer: Committer, lease: Lease, resources: Resources
+) -> Iterator[Callable[[float], Progress]]:
+    """Note what was staged, and commit what that completes. Yields twice a second what tells the progress."""
+    reported = 0.0
+    for receipt in receipts:
+        lease.check()
+        complete = job.tracker.add(receipt)
+        _note(job, committer.submit(receipt.shard) if complete else committer.ended(timeout_s=0))
+        if time.monotonic() - reported >= PROGRESS_INTERVAL_S:
+            reported = time.monotonic()
+            yield functools.partial(job.tracker.progress, resources)
 
 
 def _complete_shards(job: Job) -> list[int]:

@@ -24,6 +24,7 @@ Keys = npt.NDArray[np.uint64]  # (n, 2); (0, 0) where there is no value
 SHA256_DIGITS = 64
 UID_DIGITS = 32
 HASH_KEYS = ("capsieve-filter0", "capsieve-filter1")  # of two independent SipHashes: 64 bits alone collide at a billion rows
+FOLD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)  # odd, so that nothing is lost
 NO_NIBBLE = 255
 NIBBLES = np.full(256, NO_NIBBLE, np.uint8)
 NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
@@ -80,7 +81,7 @@ class View:
 
 
 def keys(column: pa.Array) -> Keys:
-    """128-bit keys of texts, bytes or integers: of a hex SHA-256 its first half, of an integer itself, of others a hash."""
+    """128-bit keys of texts, bytes or integers: folded SHA-256s in hex, integers themselves, of others a hash."""
     found = np.zeros((len(column), 2), np.uint64)
     if pt.is_null(column.type):
         return found
@@ -93,8 +94,10 @@ def keys(column: pa.Array) -> Keys:
     plain = column.cast(pa.large_binary())
     hashes = np.flatnonzero(valid & (pc.fill_null(pc.binary_length(plain), 0).to_numpy() == SHA256_DIGITS))
     digits = _fixed_width(plain if len(hashes) == len(plain) else plain.take(pa.array(hashes)), SHA256_DIGITS)
-    parsed, right = parse_hex(digits)
-    found[hashes[right]] = parsed[right]
+    words, right = parse_hex(digits)
+    folded = words[:, :2] + words[:, 2:] * FOLD  # not the first half alone: other things than hashes may look like one
+    right &= folded.any(axis=1)
+    found[hashes[right]] = folded[right]
     valid[hashes[right]] = False
     rest = np.flatnonzero(valid)
     if len(rest):
@@ -105,20 +108,19 @@ def keys(column: pa.Array) -> Keys:
 class Hex(NamedTuple):
     """n texts of hexadecimal digits."""
 
-    halves: Keys  # (n, 2) the first 16 digits and the next 16
+    words: Keys  # (n, digits / 16)
     right: Mask  # (n,) whether all are digits, in lower case
 
 
 def parse_hex(digits: npt.NDArray[np.uint8]) -> Hex:
-    """The first 32 digits of (n, at least 32) characters."""
+    """The words of (n, a multiple of 16) digits."""
     nibbles = NIBBLES[digits]
-    pairs = (nibbles[:, :32:2] << 4) | nibbles[:, 1:32:2]
-    halves = np.ascontiguousarray(pairs).view(">u8").astype(np.uint64).reshape(-1, 2)
-    return Hex(halves, nibbles.max(axis=1, initial=0) < NO_NIBBLE)
+    pairs = (nibbles[:, ::2] << 4) | nibbles[:, 1::2]
+    return Hex(pairs.view(">u8").astype(np.uint64), nibbles.max(axis=1, initial=0) < NO_NIBBLE)
 
 
-def uid_halves(column: pa.Array) -> Hex:
-    """High and low half of 128-bit uids of 32 hexadecimal digits, as DataComp writes them; others are not `right`."""
+def parse_uids(column: pa.Array) -> Hex:
+    """High and low word of 128-bit uids of 32 hexadecimal digits, as DataComp writes them; others are not `right`."""
     if not is_text(column.type):
         return Hex(np.zeros((len(column), 2), np.uint64), np.zeros(len(column), np.bool_))
     plain = column.cast(pa.large_binary())

@@ -31,7 +31,7 @@ from pipeline.errors import ManifestError, OutputError
 from pipeline.filters.captions import best_only
 from pipeline.filters.select import Reasons
 from pipeline.filters.source import BATCH_BYTES, FILTER_FILE, Layout, read_batches
-from pipeline.filters.values import View, uid_halves
+from pipeline.filters.values import View, parse_uids
 from pipeline.output import ROW_GROUP_ROWS, SUCCESS_FILE
 from pipeline.shards import Shard
 
@@ -229,7 +229,7 @@ def _as_csv(data: bytes) -> bytes:
 
 def _uids(kept: pa.RecordBatch, run: Shard, layout: Layout) -> npt.NDArray[np.uint64]:
     column = View(kept, layout).array(layout.key or "")
-    halves, right = uid_halves(column)
+    halves, right = parse_uids(column)
     if not right.all():
         value = column[int(np.flatnonzero(~right)[0])].as_py()
         raise ManifestError(

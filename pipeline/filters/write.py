@@ -206,8 +206,7 @@ def _kept_columns(kept: pa.RecordBatch, target: Target) -> pa.RecordBatch:
 
 def _with_reason(rejected: pa.RecordBatch, reasons: Reasons, names: tuple[str, ...]) -> pa.RecordBatch:
     rejected = rejected.select([name for name in rejected.schema.names if name != DROP_REASON])  # of an earlier filter
-    column = pa.DictionaryArray.from_arrays(pa.array(reasons.astype(np.int16)), pa.array(names))
-    return rejected.append_column(pa.field(DROP_REASON, column.type), column)
+    return rejected.append_column(DROP_REASON, pa.array(names).take(pa.array(reasons)))
 
 
 def _listed(kept: pa.RecordBatch, target: Target) -> pa.RecordBatch:

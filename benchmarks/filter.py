@@ -39,11 +39,11 @@ db = duckdb.connect(config={"threads": len(os.sched_getaffinity(0)), "temp_direc
 db.sql(f'''
     COPY (
         WITH best AS (
-            SELECT uid, itc_similarity FROM read_parquet('{source}/*.parquet')
+            SELECT uid, number, itc_similarity FROM read_parquet('{source}/*.parquet')
             WHERE status = 'success' AND itm_score >= 0.5
             QUALIFY row_number() OVER (PARTITION BY image_sha256 ORDER BY itm_logit DESC, number) = 1
         ), chosen AS (
-            SELECT uid FROM best ORDER BY itc_similarity DESC LIMIT (SELECT count(*) * 3 // 10 FROM best)
+            SELECT uid FROM best ORDER BY itc_similarity DESC, number LIMIT (SELECT count(*) * 3 // 10 FROM best)
         )
         SELECT * FROM read_parquet('{source}/*.parquet') WHERE uid IN (SELECT uid FROM chosen)
     ) TO '{target}/kept.parquet' (FORMAT parquet, COMPRESSION zstd)
@@ -60,7 +60,8 @@ best = (
     .unique("image_sha256", keep="first")
     .collect(engine="streaming")
 )
-best.top_k(best.height * 3 // 10, by="itc_similarity").write_parquet(target + "/kept.parquet", compression="zstd")
+chosen = best.top_k(best.height * 3 // 10, by=["itc_similarity", "number"], reverse=[False, True])
+chosen.write_parquet(target + "/kept.parquet", compression="zstd")
 """
 
 

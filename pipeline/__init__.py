@@ -18,6 +18,7 @@ beside them
 
     schema, errors, config, commandline   what flows, how it fails, every setting, how settings are read
     storage                               how stores are opened, read and written; `storage_failures`, `local_files`
+    filters, filter_rules                 which rows stay, once they have scores; the rules as they are written
     evaluate, labelled                    AUC and its intervals; of a labelled manifest
     scenes, training, scene_evaluation    rendered scenes, the demo model's training, its figures
     local_s3                              a real S3 server on loopback, for the demo, tests and benchmarks

@@ -70,7 +70,7 @@ def filter_dataset(config: Config, *, dry_run: bool = False, progress: Progress 
     dataset = find_dataset(config)
     plan = plan_rules(dataset, config.filter.all_rules())
     _check_columns(config, dataset, dry_run)
-    threads = config.filter.threads or min(MAX_THREADS, os.cpu_count() or 1)
+    threads = config.filter.threads or min(MAX_THREADS, _cores())
     identity = _identity(config, dataset)
     if not dry_run:
         earlier = _claim(config, dataset, plan, identity)
@@ -159,6 +159,11 @@ def _identity(config: Config, dataset: Dataset) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------ both passes
+
+
+def _cores() -> int:
+    """Cores that this process may use, which in a container are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _counter(progress: Progress | None, what: str, rows: int) -> Callable[[int], None]:

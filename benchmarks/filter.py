@@ -126,7 +126,7 @@ def make_rows(folder: Path, rows: int) -> None:
 
 def hex_texts(numbers: npt.NDArray[np.uint64], words: int) -> pa.Array:
     """(n,) texts of 16 * words hexadecimal digits that look random and depend on the number alone."""
-    mixed = np.stack([numbers + np.uint64(word + 1) * np.uint64(0x9E3779B97F4A7C15) for word in range(words)], axis=1)
+    mixed = numbers[:, None] + np.arange(1, words + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     digits = (mixed ^ (mixed >> np.uint64(31))).tobytes().hex().encode()

@@ -270,6 +270,7 @@ def labels_of(summary: FilterSummary, rules: list[Any]) -> list[str]:
     return [entry.reason for entry in summary.dropped][-len(rules) :] if rules else []
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(random_rows(), st.lists(rule_trees, max_size=4), st.lists(st.integers(0, 100), max_size=2), st.integers(1, 9))
 def test_any_rules_on_any_rows_are_what_the_naive_implementation_says(

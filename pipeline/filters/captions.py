@@ -26,6 +26,8 @@ class _Lists(NamedTuple):
 
 
 def _flatten(column: pa.Array) -> _Lists:
+    if pt.is_null(column.type):  # of a file that holds nothing else
+        column = column.cast(pa.list_(pa.float32()))
     if not pt.is_list(column.type):
         column = column.cast(pa.list_(column.type.value_type))
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)

@@ -101,7 +101,7 @@ def _value_type(kind: pa.DataType, column: str, layout: Layout) -> pa.DataType:
     if column in layout.lists:
         if layout.ranking not in layout.lists:
             raise ConfigError(f"column {column!r} holds lists, but there is no list of scores {layout.ranking!r} to rank by")
-        kind = kind.value_type
+        kind = kind if pt.is_null(kind) else kind.value_type
     return kind.value_type if pt.is_dictionary(kind) else kind
 
 

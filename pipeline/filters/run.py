@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -197,10 +198,11 @@ def _write(target: Target, dataset: Dataset, selection: Selection, threads: int,
 
     kept = rejected = listed = 0
     uids: list[npt.NDArray[np.uint64]] = []
-    for written in in_order(write, dataset.runs, threads):
-        kept, rejected, listed = kept + written.kept, rejected + written.rejected, listed + written.listed
-        uids.append(written.uids)
-        advance(written.kept + written.rejected)
+    with closing(in_order(write, dataset.runs, threads)) as results:
+        for written in results:
+            kept, rejected, listed = kept + written.kept, rejected + written.rejected, listed + written.listed
+            uids.append(written.uids)
+            advance(written.kept + written.rejected)
     if (kept, rejected) != (selection.counts[0], sum(selection.counts[1:])):
         raise CapsieveError(f"wrote {kept} and {rejected} rows, but chose {selection.counts[0]} of {sum(selection.counts)}")
     in_file = write_uids(target, uids) if "uids" in target.settings.write else None

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -85,11 +86,12 @@ def select(
     """Decide every row. `progress` is called with the rows of each run that was read."""
     runs: list[Reasons] = []
     states: list[State] = []
-    for scan in in_order(lambda run: scan_run(run, plan, storage), dataset.runs, threads):
-        runs.append(scan.reasons)
-        states.append(scan.state)
-        if progress:
-            progress(len(scan.reasons))
+    with closing(in_order(lambda run: scan_run(run, plan, storage), dataset.runs, threads)) as scans:
+        for scan in scans:
+            runs.append(scan.reasons)
+            states.append(scan.state)
+            if progress:
+                progress(len(scan.reasons))
     reasons = np.concatenate(runs) if runs else np.zeros(0, np.uint8)
     found = decide(reasons, _join(states), plan)
     borders = np.cumsum([len(run) for run in runs])[:-1]
@@ -204,8 +206,8 @@ def _judge(leaf: Leaf, state: State, layout: Layout, rows: int) -> Verdict:
             raise TypeError(f"{leaf.label} looks at one row at a time")
 
 
-def in_order(work: Callable[[Shard], T], runs: Iterable[Shard], threads: int) -> Iterator[T]:
-    """Results in the order of the runs, `threads` runs at a time; an error or an interruption drops those not begun."""
+def in_order(work: Callable[[Shard], T], runs: Iterable[Shard], threads: int) -> Generator[T, None, None]:
+    """Results in the order of the runs, `threads` runs at a time; closing it drops those not begun."""
     with ThreadPoolExecutor(threads, thread_name_prefix="filter") as pool:
         waiting: list[Future[T]] = [pool.submit(work, run) for run in runs]
         waiting.reverse()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,8 +107,10 @@ def find_dataset(config: Config) -> Dataset:
 
 
 def _roots(entries: Sequence[str]) -> list[str]:
-    """The folders that entries name: themselves, or what stands before a pattern."""
-    return [entry.split("*")[0].rpartition("/")[0] if "*" in entry else entry for entry in entries]
+    """The folders that entries may name: themselves, and what stands before a pattern."""
+    before = (re.split(r"[*?\[]", entry, maxsplit=1) for entry in entries)
+    patterns = [parts[0].rpartition("/")[0] for parts in before if len(parts) > 1]
+    return list(dict.fromkeys([*entries, *patterns]))
 
 
 def _check_finished(roots: Sequence[str], storage: StorageConfig) -> None:
@@ -129,7 +132,6 @@ def _identity(sources: Sequence[Source], roots: Sequence[str], rows: int, storag
 
 
 def _layout(schemas: dict[str, pa.Schema], config: Config) -> Layout:
-    first = next(iter(schemas.values()))
     names = dict.fromkeys(name for schema in schemas.values() for name in schema.names)
     prefix, chosen = config.output.column_prefix, config.input.columns
 
@@ -141,7 +143,7 @@ def _layout(schemas: dict[str, pa.Schema], config: Config) -> Layout:
 
     caption = role("caption", chosen.caption)
     per_caption = (*([caption] if caption else []), *(prefix + name for name in PER_CAPTION))
-    lists = tuple(name for name in per_caption if name in first.names and _is_list(first.field(name).type))
+    lists = tuple(name for name in per_caption if _is_list_column(name, schemas))
     status = prefix + "status"
     return Layout(
         names=tuple(names),
@@ -154,6 +156,15 @@ def _layout(schemas: dict[str, pa.Schema], config: Config) -> Layout:
         lists=lists,
         exploded=bool(lists) and config.filter.captions == "explode",
     )
+
+
+def _is_list_column(name: str, schemas: dict[str, pa.Schema]) -> bool:
+    kinds = {url: schema.field(name).type for url, schema in schemas.items() if name in schema.names}
+    known = {url: _is_list(kind) for url, kind in kinds.items() if not pt.is_null(kind)}
+    if len(set(known.values())) > 1:
+        url, other = (next(url for url in known if known[url] is listed) for listed in (True, False))
+        raise ManifestError(f"column {name!r} holds lists in {url} and none in {other}: all files need the same")
+    return any(known.values())
 
 
 def _is_list(kind: pa.DataType) -> bool:

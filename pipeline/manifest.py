@@ -48,15 +48,15 @@ class Manifest:
     schema: pa.Schema  # every column of any file; of the first file that has it, where types differ
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
     """An input file, and its path below the root of the entry that named it."""
 
     file: FileInfo
     relative: str
 
 
-class _Footer(NamedTuple):
-    """What planning needs of a file."""
+class Footer(NamedTuple):
+    """What planning needs of a file. The schema has the file's metadata."""
 
     schema: pa.Schema
     group_rows: tuple[int, ...]
@@ -71,8 +71,8 @@ def find_manifest(input: InputConfig, storage: StorageConfig, rows_per_output_fi
     Raises ManifestError if there are none, one is corrupt, columns are missing or differ, or two would write the same
     output; StorageError if a store cannot be read, within seconds if it is down or refuses the credentials.
     """
-    sources = _find_sources(input.manifest, storage)
-    footers = _read_footers([source.file for source in sources], storage)
+    sources = find_sources(input.manifest, storage)
+    footers = read_footers([source.file for source in sources], storage)
     columns, kinds = _resolve_columns(sources, footers, input)
     shards = tuple(
         shard
@@ -85,28 +85,29 @@ def find_manifest(input: InputConfig, storage: StorageConfig, rows_per_output_fi
     return Manifest(shards, columns, kinds["caption"] is Kind.TEXTS, rows, _union([footer.schema for footer in footers]))
 
 
-def _find_sources(entries: Sequence[str], storage: StorageConfig) -> list[_Source]:
+def find_sources(entries: Sequence[str], storage: StorageConfig) -> list[Source]:
+    """The Parquet files of files, folders and globs, sorted by URL, each once. Raises ManifestError, StorageError."""
     if not entries:
         raise ManifestError("no manifest given: set --input.manifest to a Parquet file, a folder or a glob")
     for store in sorted({"/".join(entry.split("/")[:3]) for entry in entries}):
         probe(store, storage)
-    sources: dict[str, _Source] = {}
+    sources: dict[str, Source] = {}
     for entry in entries:
         for source in _expand(local_path(entry) if is_local(entry) else entry, storage):
             sources.setdefault(source.file.url, source)  # a file that two entries name is read once
     return [sources[url] for url in sorted(sources)]
 
 
-def _expand(entry: str, storage: StorageConfig) -> list[_Source]:
+def _expand(entry: str, storage: StorageConfig) -> list[Source]:
     entry = entry.rstrip("/")
     single = find_file(entry, storage)
     if single is not None:  # named by the user: whatever it is called
-        return [_Source(single, entry.rpartition("/")[2])]
+        return [Source(single, entry.rpartition("/")[2])]
     root, found = entry, list_files(entry, storage)  # first, because folders may have [ in their names
     pattern = next((index for index, character in enumerate(entry) if character in "*?["), None)
     if not found and pattern is not None:
         root, found = entry[:pattern].rpartition("/")[0], glob_files(entry, storage)
-    sources = [_Source(file, file.url.removeprefix(root).lstrip("/")) for file in found]
+    sources = [Source(file, file.url.removeprefix(root).lstrip("/")) for file in found]
     parquet = [source for source in sources if _is_manifest_name(source.relative)]
     if not parquet:
         others = f" ({len(found)} other files, e.g. {found[0].url})" if found else ""
@@ -120,8 +121,10 @@ def _is_manifest_name(relative: str) -> bool:
     return not hidden and relative.lower().endswith(SUFFIXES)
 
 
-def _read_footers(files: Sequence[FileInfo], storage: StorageConfig) -> list[_Footer]:
-    def read(file: FileInfo) -> _Footer | ManifestError:
+def read_footers(files: Sequence[FileInfo], storage: StorageConfig) -> list[Footer]:
+    """Schema and row groups of each file. Raises ManifestError that names the first corrupt one."""
+
+    def read(file: FileInfo) -> Footer | ManifestError:
         try:
             return _read_footer(file, storage)
         except ManifestError as error:
@@ -133,10 +136,10 @@ def _read_footers(files: Sequence[FileInfo], storage: StorageConfig) -> list[_Fo
     if errors:
         count = f" ({len(errors)} of {len(files)} files are corrupt)" if len(errors) > 1 else ""
         raise ManifestError(f"{errors[0]}{count}: repair, remove or exclude it")
-    return [result for result in results if isinstance(result, _Footer)]
+    return [result for result in results if isinstance(result, Footer)]
 
 
-def _read_footer(file: FileInfo, storage: StorageConfig) -> _Footer:
+def _read_footer(file: FileInfo, storage: StorageConfig) -> Footer:
     def tail(size: int) -> bytes:
         with storage_errors(file.url):
             return bytes(fs.cat_file(path, start=max(0, file.size - size), end=file.size))
@@ -148,15 +151,16 @@ def _read_footer(file: FileInfo, storage: StorageConfig) -> _Footer:
     length = int.from_bytes(data[-8:-4], "little") + 8
     if length > len(data) and length <= file.size:
         data = tail(length)
-    with _corrupt(file):
+    with corrupt_errors(file):
         # the reader looks at nothing but the footer, so the rest of the file need not be there
         parquet = pq.ParquetFile(pa.BufferReader(data))
         groups = tuple(parquet.metadata.row_group(index).num_rows for index in range(parquet.metadata.num_row_groups))
-        return _Footer(parquet.schema_arrow, groups)
+        return Footer(parquet.schema_arrow, groups)
 
 
 @contextmanager
-def _corrupt(file: FileInfo) -> Iterator[None]:
+def corrupt_errors(file: FileInfo) -> Iterator[None]:
+    """Turn what Arrow raises of a file's content into ManifestErrors."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -166,7 +170,7 @@ def _corrupt(file: FileInfo) -> Iterator[None]:
 
 
 def _resolve_columns(
-    sources: Sequence[_Source], footers: Sequence[_Footer], input: InputConfig
+    sources: Sequence[Source], footers: Sequence[Footer], input: InputConfig
 ) -> tuple[Columns, dict[str, Kind]]:
     urls = [source.file.url for source in sources]
     for url, footer in zip(urls, footers, strict=True):
@@ -216,7 +220,7 @@ def read_rows(
 def _read_file(shard: Shard, storage: StorageConfig, columns: list[str] | None, first: int, last: int) -> pa.Table:
     """Rows [first, last) of the shard's file, counted within that."""
     fs, path = open_filesystem(shard.file.url, storage)
-    with storage_errors(shard.file.url), _corrupt(shard.file):
+    with storage_errors(shard.file.url), corrupt_errors(shard.file):
         # no read-ahead cache: Arrow knows which ranges it wants. The size is known: no request for it.
         options = {} if is_local(shard.file.url) else {"cache_type": "none", "size": shard.file.size}
         with fs.open(path, "rb", **options) as source:

@@ -139,12 +139,27 @@ class FetchConfig(Section):
     """One attempt, from resolving the name to the last byte, redirects included."""
     connect_timeout_s: float = Field(default=5.0, gt=0)
     """To resolve, connect and shake hands."""
+    read_timeout_s: float = Field(default=5.0, gt=0)
+    """Silence of a host that is connected: before its headers, and between two pieces of its body."""
     retries: int = Field(default=1, ge=0)
-    """Further attempts after failures that may pass: resets, timeouts, 429, 5xx."""
+    """Further attempts after failures that may pass: resets, 429, 5xx, and timeouts of hosts that have answered before."""
+    backoff_s: float = Field(default=0.5, ge=0)
+    """Wait before the first further attempt; doubles with each, and is cut by up to a half at random."""
+    max_backoff_s: float = Field(default=8.0, ge=0)
+    """Where the doubling ends."""
+    max_retry_after_s: float = Field(default=20.0, ge=0)
+    """Longest wait that a host may ask for with Retry-After; one that asks for more is not asked again for this row."""
+    host_failures: int = Field(default=8, ge=1)
+    """So many connections in a row that fail, or get no answer in time, and the host counts as down: its rows fail at once.
+    Until it has answered once, no more are made to it at a time."""
+    host_down_s: float = Field(default=60.0, ge=0)
+    """After which one row asks a host that was down again."""
     max_bytes: int = Field(default=32 * MIB, ge=1)
     """Largest body read; enforced while reading."""
     max_in_flight: int = Field(default=256, ge=1)
-    """Downloads at a time in one fetch task."""
+    """Downloads at a time in one fetch task. Those of silent hosts, up to `max_silent`, are not counted."""
+    max_silent: int = Field(default=2_048, ge=0)
+    """Further downloads beside hosts that have sent nothing for a while: each costs a socket, and no more than that."""
     max_per_host: int = Field(default=32, ge=1)
     """Connections at a time from one fetch task to one host."""
     max_redirects: int = Field(default=5, ge=0)

@@ -46,8 +46,9 @@ def image_blocks(chunk: Chunk, manifest: Manifest, config: Config, image_size: i
             yield from block.add(record)
         else:
             pending[len(pending)] = record
-    with Fetcher(config.fetch, config.storage, base_url(shard)) as fetcher:
-        for result in fetcher.fetch(FetchRequest(index, str(record.url)) for index, record in pending.items()):
+    requests = [FetchRequest(index, str(record.url)) for index, record in pending.items()]
+    with Fetcher(config.fetch, config.storage) as fetcher:
+        for result in fetcher.fetch(requests, base_url(shard)):
             record = pending.pop(result.index)
             record.fetch_s = result.seconds
             if result.error is not None:

@@ -28,24 +28,26 @@ _MAY_PASS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _READ_BUFFER_BYTES = 64 * 1024  # of each connection, beside the body's own bytes
 _MAX_HEADER_BYTES = 16 * 1024  # of one line; security policies get long
 _MAX_HEADERS = 128
+_KEEP_ALIVE_S = 5.0  # of idle connections: each host of the long tail would hold a socket for nothing
 
 
 class WebClient:
     """A session for http(s). Made and closed on the event loop that uses it."""
 
-    def __init__(self, config: FetchConfig, policy: Policy) -> None:
+    def __init__(self, config: FetchConfig) -> None:
         self._config = config
-        self._policy = policy
-        self._resolver = CheckedResolver(policy)
+        self._policy = Policy.of(config, None)
+        self._resolver = CheckedResolver(self._policy)
         connector = aiohttp.TCPConnector(
             limit=0,  # the schedule limits, all in all and by host: waiting for the pool would count as connecting
             resolver=self._resolver,
             use_dns_cache=False,  # the resolver's own remembers failures too
-            socket_factory=functools.partial(checked_socket, policy),
+            socket_factory=functools.partial(checked_socket, self._policy),
+            keepalive_timeout=_KEEP_ALIVE_S,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            timeout=aiohttp.ClientTimeout(total=None, connect=config.connect_timeout_s),
+            timeout=aiohttp.ClientTimeout(total=None, connect=config.connect_timeout_s, sock_read=config.read_timeout_s),
             headers={
                 "User-Agent": config.user_agent,
                 "Accept": "image/*,*/*;q=0.8",
@@ -69,6 +71,7 @@ class WebClient:
         """The body that `url` (checked by `policy.locate`) leads to; raises FetchError, aiohttp's or ssl's exceptions."""
         for _ in range(self._config.max_redirects + 1):
             async with self._session.get(url, allow_redirects=False) as response:
+                lease.answered = True
                 if response.status not in _REDIRECTS:
                     self._judge(response)
                     return await self._body(response, lease, budget)

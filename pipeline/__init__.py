@@ -11,6 +11,7 @@ The way of a row, and the module that owns each step:
     stages     the above lifted to Arrow batches: what each Ray stage calls
     dataflow   the graph in one expression; the only module that imports Ray
     output     staged parts, commit of a shard, resume, provenance
+    tallies    what is frequent in an output: placeholders, hosts that fail
     progress   what the driver knows of a run: plan, coverage, summary
     run        the driver's loop: resume -> dataflow -> receipts -> commits -> summary
 

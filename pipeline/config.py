@@ -44,6 +44,8 @@ class ColumnsConfig(Section):
     """Column of captions: string or list<string>."""
     image: str | None = None
     """Column of image bytes (binary, or Hugging Face's struct of bytes and path); read before the URL where it is set."""
+    sha256: str | None = None
+    """Column of the SHA-256 that an image had, in hexadecimal; other bytes fail. Never recognised: name it to check it."""
     key: str | None = None
     """Column of the user's row id, quoted in logs and reports; rows are identified by file and row number without it."""
 
@@ -75,6 +77,8 @@ class OutputConfig(Section):
     """Add the image's normalised embedding as a fixed-size list<float32> (1 KB a row)."""
     max_failed_share: float = Field(default=0.5, ge=0, le=1)
     """Exit with 3 if a larger share of rows failed. Web manifests of some age lose a third to dead links."""
+    placeholder_urls: int = Field(default=10, ge=2)
+    """The same bytes under so many URLs are listed in the summary: pictures of "image not available", pages of "not found"."""
     overwrite: bool = False
     """Delete what an earlier run wrote to the output folder, and start over."""
 

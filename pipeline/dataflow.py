@@ -26,7 +26,7 @@ from pipeline import output as out
 from pipeline.config import Config
 from pipeline.errors import CapsieveError, ConfigError
 from pipeline.manifest import Manifest, Shard
-from pipeline.output import Counts, Output
+from pipeline.output import Committed, Output
 from pipeline.progress import Resources
 from pipeline.records import Chunk
 from pipeline.schema import Receipt, ScorerProtocol
@@ -214,28 +214,29 @@ def own_errors() -> Iterator[None]:
 
 
 @ray.remote(num_cpus=0, max_retries=3)
-def _commit(output: Output, shard: Shard) -> Counts:
-    return out.commit(output, shard)
+def _commit(output: Output, shard: Shard, url_column: str | None) -> Committed:
+    return out.commit(output, shard, url_column)
 
 
 class Committer:
     """Commits shards in tasks of their own while the stream goes on, a few at a time."""
 
-    def __init__(self, output: Output, shards: Sequence[Shard], most: int = 4) -> None:
+    def __init__(self, output: Output, manifest: Manifest, most: int = 4) -> None:
         self._output = output
-        self._shards = shards
+        self._manifest = manifest
         self._most = most
         self._running: dict[Any, int] = {}
 
-    def submit(self, *indices: int) -> Iterator[tuple[int, Counts]]:
+    def submit(self, *indices: int) -> Iterator[tuple[int, Committed]]:
         """Start to commit shards; waits where too many run. Yields those that have ended meanwhile, by index."""
         for index in indices:
             while len(self._running) >= self._most:
                 yield from self.ended(timeout_s=1.0)
-            self._running[_commit.remote(self._output, self._shards[index])] = index
+            shard, url_column = self._manifest.shards[index], self._manifest.columns.url
+            self._running[_commit.remote(self._output, shard, url_column)] = index
         yield from self.ended(timeout_s=0)
 
-    def ended(self, timeout_s: float) -> Iterator[tuple[int, Counts]]:
+    def ended(self, timeout_s: float) -> Iterator[tuple[int, Committed]]:
         """All commits that have ended; waits up to the time given for a first one."""
         if not self._running:
             return
@@ -244,10 +245,10 @@ class Committer:
         for reference in done:
             index = self._running.pop(reference)
             with own_errors():
-                counts = ray.get(reference)
-            yield index, counts
+                committed = ray.get(reference)
+            yield index, committed
 
-    def drain(self) -> Iterator[tuple[int, Counts]]:
+    def drain(self) -> Iterator[tuple[int, Committed]]:
         """Wait for all that run."""
         while self._running:
             yield from self.ended(timeout_s=1.0)

@@ -33,6 +33,7 @@ from pipeline.config import StorageConfig
 from pipeline.errors import CapsieveError, OutputError
 from pipeline.manifest import Manifest, Shard, read_rows
 from pipeline.schema import COSTS, RECEIPT, Status, part_schema
+from pipeline.tallies import Tallies, tally
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,13 @@ METADATA_KEY = b"capsieve"
 ROW_GROUP_ROWS = 65_536
 
 Counts = Counter[tuple[str, str | None]]  # (status, error_message) -> rows
+
+
+class Committed(NamedTuple):
+    """What became of a shard's rows."""
+
+    counts: Counts
+    tallies: Tallies = Tallies()
 
 
 class MissingRowsError(CapsieveError):
@@ -72,7 +80,7 @@ class Output:
 class Staged(NamedTuple):
     """What a restart finds."""
 
-    done: dict[str, Counts]  # by name of the shard
+    done: dict[str, Committed]  # by name of the shard
     rows: dict[str, npt.NDArray[np.int64]]  # by name of the shard: rows that parts hold, sorted
 
 
@@ -138,7 +146,7 @@ def scan(output: Output, shards: Iterable[Shard]) -> Staged:
         elif name in names:
             finals.append(name)
     with ThreadPoolExecutor(16) as pool:
-        done = dict(zip(finals, pool.map(lambda name: _read_counts(output, name), finals), strict=True))
+        done = dict(zip(finals, pool.map(lambda name: _read_committed(output, name), finals), strict=True))
         unfinished = [name for name in parts if name in names and name not in done]
         rows = dict(zip(unfinished, pool.map(lambda name: _staged_rows(output, parts[name]), unfinished), strict=True))
     # A run that died between a commit and the removal of its parts left these behind.
@@ -146,12 +154,13 @@ def scan(output: Output, shards: Iterable[Shard]) -> Staged:
     return Staged(done, rows)
 
 
-def _read_counts(output: Output, name: str) -> Counts:
+def _read_committed(output: Output, name: str) -> Committed:
     fs, path = storage.open_filesystem(output.at(name), output.storage)
     with storage.storage_errors(output.at(name)), fs.open(path, "rb") as file:
         metadata = pq.read_metadata(file).metadata or {}
-    counts = json.loads(metadata[METADATA_KEY])["counts"]
-    return Counter({(status, reason): rows for status, reason, rows in counts})
+    provenance = json.loads(metadata[METADATA_KEY])
+    counts = Counter({(status, reason): rows for status, reason, rows in provenance["counts"]})
+    return Committed(counts, Tallies.from_json(provenance["tallies"]))
 
 
 def _staged_rows(output: Output, urls: Iterable[str]) -> npt.NDArray[np.int64]:
@@ -191,25 +200,27 @@ def _to_parquet(table: pa.Table) -> bytes:
 # ------------------------------------------------------------------ commit
 
 
-def commit(output: Output, shard: Shard) -> Counts:
+def commit(output: Output, shard: Shard, url_column: str | None = None) -> Committed:
     """Write a shard's final file from its parts and its input rows, then remove the parts.
 
-    Returns its rows by status and reason. Raises MissingRowsError where parts don't cover the shard.
+    Returns what became of its rows, by host and image as well where there is a column of URLs. Raises MissingRowsError where
+    parts don't cover the shard.
     """
     urls = sorted(file.url for file in storage.list_files(output.staging(shard), output.storage))
     tables = [_read_part(output, url) for url in urls]
     parts = pa.concat_tables(tables) if tables else part_schema(output.scores).empty_table()
     scores = merge_parts(parts, shard.rows)
-    counts = _count(scores)
     table = read_rows(shard, output.storage)
+    committed = Committed(_count(scores), tally(table[url_column] if url_column else None, scores))
     for field in output.scores:
         column = scores[field.name].dictionary_encode() if pa.types.is_dictionary(field.type) else scores[field.name]
         table = table.append_column(pa.field(output.prefix + field.name, field.type), column.cast(field.type))
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), METADATA_KEY: _provenance(output, shard, counts)})
+    metadata = {**(table.schema.metadata or {}), METADATA_KEY: _provenance(output, shard, committed)}
+    table = table.replace_schema_metadata(metadata)
     storage.write_bytes(output.at(shard.name), _to_parquet(table), output.storage)
     storage.delete_files(urls, output.storage)
     log.info("committed %s: %d rows", shard.name, shard.rows)
-    return counts
+    return committed
 
 
 def merge_parts(parts: pa.Table, rows: int) -> pa.Table:
@@ -241,10 +252,11 @@ def _count(scores: pa.Table) -> Counts:
     return Counter({(row["status"], row["error_message"]): row["row_count"] for row in grouped.to_pylist()})
 
 
-def _provenance(output: Output, shard: Shard, counts: Counts) -> bytes:
+def _provenance(output: Output, shard: Shard, committed: Committed) -> bytes:
     source = {**shard.file._asdict(), "first_row": shard.first_row, "rows": shard.rows}
-    totals = [[status, reason, rows] for (status, reason), rows in sorted(counts.items(), key=str)]
-    return json.dumps({**output.identity, "source": source, "counts": totals}, sort_keys=True).encode()
+    totals = [[status, reason, rows] for (status, reason), rows in sorted(committed.counts.items(), key=str)]
+    made_of = {**output.identity, "source": source, "counts": totals, "tallies": committed.tallies.as_json()}
+    return json.dumps(made_of, sort_keys=True).encode()
 
 
 # ------------------------------------------------------------------ end

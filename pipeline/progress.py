@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.manifest import Manifest
-from pipeline.output import Counts, Staged
+from pipeline.output import Committed, Counts, Staged
 from pipeline.records import Chunk
 from pipeline.schema import Receipt, Status
+from pipeline.tallies import Placeholder, Tallies, WorstHost
 
 
 class Resources(NamedTuple):
@@ -74,6 +75,8 @@ class Summary(NamedTuple):
     stage_s: dict[str, float]  # summed over rows: of downloads (many at a time), of decoding and of scoring
     bytes_read: int
     output: str
+    placeholders: Sequence[Placeholder] = ()  # the same bytes under many URLs
+    worst_hosts: Sequence[WorstHost] = ()
 
     @property
     def failed_share(self) -> float:
@@ -101,6 +104,8 @@ class Summary(NamedTuple):
             **{name: round(number, 3) for name, number in numbers.items()},
             "stage_s": {name: round(seconds, 3) for name, seconds in self.stage_s.items()},
             "bytes_read": self.bytes_read,
+            "placeholders": [placeholder._asdict() for placeholder in self.placeholders],
+            "worst_hosts": [host._asdict() for host in self.worst_hosts],
         }
 
 
@@ -111,6 +116,7 @@ class Tracker:
     manifest: Manifest
     staged: Staged
     counts: Counts = field(default_factory=Counter)
+    tallies: Tallies = field(default_factory=Tallies)
     rows: int = 0
     succeeded: int = 0
     costs: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -119,8 +125,8 @@ class Tracker:
     missing: dict[int, npt.NDArray[np.bool_]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for counts in self.staged.done.values():
-            self.counts += counts
+        for committed in self.staged.done.values():
+            self._count(committed)
         self.committed |= self.staged.done.keys()
         for index, shard in enumerate(self.manifest.shards):
             if shard.name in self.staged.rows:
@@ -144,16 +150,20 @@ class Tracker:
         self.succeeded += min(receipt.succeeded, new)
         return new > 0 and not missing.any()
 
-    def commit(self, index: int, counts: Counts) -> None:
+    def commit(self, index: int, committed: Committed) -> None:
         """Note a committed shard, and forget its bitmap."""
-        self.counts += counts
+        self._count(committed)
         self.committed.add(self.manifest.shards[index].name)
         self.missing.pop(index, None)
+
+    def _count(self, committed: Committed) -> None:
+        self.counts += committed.counts
+        self.tallies |= committed.tallies
 
     def progress(self, replicas: int, elapsed_s: float) -> Progress:
         """How far the run is now."""
         working_s = time.monotonic() - self.first_work_s if self.first_work_s is not None else 0.0
-        done_before = sum(counts.total() for counts in self.staged.done.values()) + sum(map(len, self.staged.rows.values()))
+        done_before = sum(done.counts.total() for done in self.staged.done.values()) + sum(map(len, self.staged.rows.values()))
         return Progress(
             rows=self.rows,
             rows_left=self.manifest.rows - done_before - self.rows,

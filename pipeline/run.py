@@ -21,9 +21,10 @@ from pipeline.dataflow import Committer, MakeScorer
 from pipeline.errors import CapsieveError, ConfigError
 from pipeline.manifest import Manifest, find_manifest
 from pipeline.model.facts import ModelInfo, describe, storage_options
-from pipeline.output import Counts, Output
+from pipeline.output import Committed, Output
 from pipeline.progress import Plan, Progress, Resources, Summary, Tracker, plan_chunks
 from pipeline.schema import ScorerProtocol, score_schema
+from pipeline.tallies import placeholders, worst_hosts
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ def versions() -> dict[str, str]:
 
 def _stream(job: Job, resources: Resources, make_scorer: MakeScorer, listener: Listener, began: float) -> None:
     tracker = job.tracker
-    committer = Committer(job.output, job.manifest.shards)
+    committer = Committer(job.output, job.manifest)
     reported = 0.0
     _note(tracker, committer.submit(*_complete_shards(job)))
     for _ in range(MAX_PASSES):
@@ -165,14 +166,14 @@ def _complete_shards(job: Job) -> list[int]:
     return [i for i, missing in job.tracker.open_shards() if rows[i] == 0 or (missing is not None and not missing.any())]
 
 
-def _note(tracker: Tracker, commits: Iterable[tuple[int, Counts]]) -> None:
-    for index, counts in commits:
-        tracker.commit(index, counts)
+def _note(tracker: Tracker, commits: Iterable[tuple[int, Committed]]) -> None:
+    for index, committed in commits:
+        tracker.commit(index, committed)
 
 
 def _plan(job: Job, resources: Resources) -> Plan:
     staged = sum(len(rows) for rows in job.tracker.staged.rows.values())
-    committed = sum(counts.total() for counts in job.tracker.staged.done.values())
+    committed = sum(done.counts.total() for done in job.tracker.staged.done.values())
     return Plan(
         manifest=job.manifest,
         rows_done=committed + staged,
@@ -199,4 +200,6 @@ def _summary(job: Job, resources: Resources, elapsed_s: float) -> Summary:
         stage_s={name: tracker.costs[f"{name}_s"] for name in ("fetch", "decode", "score")},
         bytes_read=int(tracker.costs["bytes_read"]),
         output=job.output.url,
+        placeholders=placeholders(tracker.tallies, job.config.output.placeholder_urls),
+        worst_hosts=worst_hosts(tracker.tallies),
     )

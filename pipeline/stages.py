@@ -21,11 +21,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.config import Config
-from pipeline.errors import DecodeError
+from pipeline.errors import DecodeError, FetchError
 from pipeline.fetch import Fetcher, FetchRequest
 from pipeline.manifest import Manifest, base_url, read_rows
 from pipeline.records import Caption, Chunk, ImageRecord, plan_images
-from pipeline.schema import IMAGES, CaptionLengths, ScorerProtocol, Scores, score_schema, scored_schema
+from pipeline.schema import IMAGES, CaptionLengths, Reason, ScorerProtocol, Scores, score_schema, scored_schema
 
 # ------------------------------------------------------------------ rows -> images
 
@@ -61,7 +61,8 @@ def image_blocks(chunk: Chunk, manifest: Manifest, config: Config, image_size: i
 
 def _read(chunk: Chunk, manifest: Manifest, config: Config) -> pa.Table:
     shard = manifest.shards[chunk.shard]
-    names = [name for name in (manifest.columns.url, manifest.columns.image, manifest.columns.caption) if name is not None]
+    columns = manifest.columns
+    names = [name for name in (columns.url, columns.image, columns.caption, columns.sha256) if name is not None]
     tables = []
     for start, stop in chunk.ranges:
         table = read_rows(shard, config.storage, names, start, stop).select(names)
@@ -76,6 +77,9 @@ def _decode(record: ImageRecord, data: bytes, config: Config, image_size: int) -
     record.data = None
     record.bytes_read = len(data)
     record.image_sha256 = hashlib.sha256(data).hexdigest()
+    if record.expected_sha256 not in (None, record.image_sha256):
+        record.fail(FetchError(Reason.CONTENT_CHANGED))
+        return
     try:
         record.pixels, record.original_width, record.original_height = decode_image(data, image_size, config.images)
     except DecodeError as error:

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from pipeline.config import Config
 from pipeline.errors import DecodeError, FetchError
-from pipeline.fetch import Fetcher, FetchRequest
+from pipeline.fetch import FetchRequest, process_fetcher
 from pipeline.manifest import Manifest, base_url, read_rows
 from pipeline.records import Caption, Chunk, ImageRecord, plan_images
 from pipeline.schema import IMAGES, CaptionLengths, Reason, ScorerProtocol, Scores, score_schema, scored_schema
@@ -47,15 +47,14 @@ def image_blocks(chunk: Chunk, manifest: Manifest, config: Config, image_size: i
         else:
             pending[len(pending)] = record
     requests = [FetchRequest(index, str(record.url)) for index, record in pending.items()]
-    with Fetcher(config.fetch, config.storage) as fetcher:
-        for result in fetcher.fetch(requests, base_url(shard)):
-            record = pending.pop(result.index)
-            record.fetch_s = result.seconds
-            if result.error is not None:
-                record.fail(result.error)
-            elif result.data is not None:
-                _decode(record, result.data, config, image_size)
-            yield from block.add(record)
+    for result in process_fetcher(config.fetch, config.storage).fetch(requests, base_url(shard)):
+        record = pending.pop(result.index)
+        record.fetch_s = result.seconds
+        if result.error is not None:
+            record.fail(result.error)
+        elif result.data is not None:
+            _decode(record, result.data, config, image_size)
+        yield from block.add(record)
     yield from block.flush()
 
 

@@ -7,7 +7,7 @@ web.py, objects.py, files.py  one reader each         budget.py     how many may
 failures.py  exceptions to reasons                    hosts.py      which hosts answer
 """
 
-from pipeline.fetch.client import Fetcher, FetchRequest
+from pipeline.fetch.client import Fetcher, FetchRequest, process_fetcher
 from pipeline.fetch.downloads import FetchResult
 
-__all__ = ["FetchRequest", "FetchResult", "Fetcher"]
+__all__ = ["FetchRequest", "FetchResult", "Fetcher", "process_fetcher"]

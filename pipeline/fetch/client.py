@@ -9,6 +9,8 @@ stores or files (`readers`), nor of what may be fetched (`policy`).
 from __future__ import annotations
 
 import asyncio
+import atexit
+import functools
 import logging
 import resource
 import threading
@@ -114,6 +116,22 @@ class Fetcher:
         downloads = Downloads(readers, self._hosts, self._config, policy, self._max_silent)
         downloads.start(jobs)
         return downloads
+
+
+def process_fetcher(config: FetchConfig, storage: StorageConfig) -> Fetcher:
+    """This process's own fetcher for these settings, open until the process ends.
+
+    Fetch tasks come and go in a process that stays: so each goes on with the connections, names and knowledge of hosts that
+    the one before it had.
+    """
+    return _kept_open(config.model_dump_json(), storage.model_dump_json())
+
+
+@functools.cache
+def _kept_open(config: str, storage: str) -> Fetcher:
+    fetcher = Fetcher(FetchConfig.model_validate_json(config), StorageConfig.model_validate_json(storage)).__enter__()
+    atexit.register(fetcher.__exit__, None, None, None)
+    return fetcher
 
 
 def _located(requests: Iterable[FetchRequest], policy: Policy) -> tuple[list[Job], list[FetchResult]]:

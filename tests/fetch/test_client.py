@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import FetchConfig, StorageConfig
-from pipeline.fetch import Fetcher, FetchRequest, FetchResult
+from pipeline.fetch import Fetcher, FetchRequest, FetchResult, process_fetcher
 from pipeline.schema import Reason
 from tests.fetch.hostile import BODY, HostileServer
 
@@ -300,29 +300,31 @@ def test_a_consumer_that_stops_taking_stops_the_downloads(server: HostileServer)
         assert sum(1 for _ in results) == 199
 
 
-def _threads() -> set[str]:
-    return {thread.name for thread in threading.enumerate() if thread.name.startswith("fetch")}
+def _threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("fetch")}
 
 
-def _wait_for_no_threads() -> None:
+def _wait_for_no_threads_but(before: set[threading.Thread]) -> None:
     for _ in range(100):
-        if not _threads():
+        if _threads() <= before:
             return
         time.sleep(0.05)
+    raise AssertionError(f"left: {_threads() - before}")
 
 
 def test_leaving_early_ends_everything(server: HostileServer) -> None:
+    before = _threads()
     urls = [server.url("/ok"), *(server.url("/hang", host) for host in ("127.0.0.1", "localhost") for _ in range(20))]
     with Fetcher(LIMITS.model_copy(update={"timeout_s": 60.0}), StorageConfig()) as fetcher:
         results = fetcher.fetch(FetchRequest(index, url) for index, url in enumerate(urls))
         assert next(results).index == 0
         results.close()  # type: ignore[attr-defined]  # a generator
         assert len(list(fetcher.fetch([FetchRequest(0, server.url("/ok"))]))) == 1  # and it can be used again
-    _wait_for_no_threads()
-    assert _threads() == set()
+    _wait_for_no_threads_but(before)
 
 
 def test_an_exception_of_the_consumer_ends_everything(server: HostileServer) -> None:
+    before = _threads()
     requests = [FetchRequest(index, server.url(path)) for index, path in enumerate(["/ok", "/hang", "/drip"])]
 
     def consume() -> None:
@@ -332,8 +334,7 @@ def test_an_exception_of_the_consumer_ends_everything(server: HostileServer) -> 
 
     with pytest.raises(ZeroDivisionError):
         consume()
-    _wait_for_no_threads()
-    assert _threads() == set()
+    _wait_for_no_threads_but(before)
 
 
 def test_a_bug_reaches_the_consumer(server: HostileServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,6 +353,14 @@ def test_nothing_to_fetch() -> None:
 def test_outside_its_block() -> None:
     with pytest.raises(RuntimeError, match="with"):
         next(Fetcher(LIMITS, StorageConfig()).fetch([]))
+
+
+def test_the_fetcher_of_a_process_is_one_for_all_calls_of_the_same_settings(server: HostileServer) -> None:
+    fetcher = process_fetcher(LIMITS, StorageConfig())
+    assert process_fetcher(LIMITS.model_copy(), StorageConfig()) is fetcher
+    assert process_fetcher(LIMITS.model_copy(update={"retries": 3}), StorageConfig()) is not fetcher
+    for _ in range(2):
+        assert [result.data for result in fetcher.fetch([FetchRequest(0, server.url("/ok"))])] == [BODY]
 
 
 # Local files

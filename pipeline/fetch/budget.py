@@ -11,14 +11,17 @@ import asyncio
 
 _FIRST_GUESS_BYTES = 64 * 1024  # the mean image, until some have come
 _SMOOTHING = 0.05
+_HUGE = 16  # times the mean
+_MAX_HUGE = 2  # read at a time: endless bodies would have the line and the CPU to themselves
 
 
 class Lease:
     """One download: the bytes that it has read so far, and its clock."""
 
-    __slots__ = ("answered", "bytes", "may_fall_silent", "paused", "seen", "silent", "timeout")
+    __slots__ = ("answered", "bytes", "may_fall_silent", "number", "paused", "seen", "silent", "timeout")
 
-    def __init__(self, *, may_fall_silent: bool) -> None:
+    def __init__(self, number: int, *, may_fall_silent: bool) -> None:
+        self.number = number  # younger ones have larger ones
         self.bytes = 0
         self.timeout: asyncio.Timeout | None = None  # whoever reads sets it
         self.answered = False  # headers have come
@@ -40,7 +43,9 @@ class Budget:
         self._max_silent = max_silent
         self._silent = 0
         self._mean = float(_FIRST_GUESS_BYTES)
+        self._opened = 0
         self._open: dict[Lease, None] = {}  # oldest first
+        self._huge: set[Lease] = set()
         self._room = asyncio.Event()
 
     def admits_another(self) -> bool:
@@ -56,7 +61,8 @@ class Budget:
 
     def open(self, *, may_fall_silent: bool = True) -> Lease:
         """Count one more download as under way."""
-        lease = Lease(may_fall_silent=may_fall_silent)
+        self._opened += 1
+        lease = Lease(self._opened, may_fall_silent=may_fall_silent)
         self._open[lease] = None
         return lease
 
@@ -78,6 +84,8 @@ class Budget:
         """Count `size` more bytes of a download; returns when it may read on. Time spent waiting here is not the host's."""
         lease.bytes += size
         self.used += size
+        if lease.bytes > _HUGE * self._mean:
+            self._huge.add(lease)
         if not self._must_wait(lease):
             return
         loop = asyncio.get_running_loop()
@@ -95,7 +103,12 @@ class Budget:
             lease.timeout.reschedule(None if left is None else loop.time() + left)
 
     def _must_wait(self, lease: Lease) -> bool:
-        """The oldest goes on when nothing is left for the consumer to take: so there is always progress."""
+        """The oldest goes on when nothing is left for the consumer to take: so there is always progress.
+
+        Of the huge ones only the oldest few do.
+        """
+        if lease in self._huge and sum(other.number < lease.number and not other.silent for other in self._huge) >= _MAX_HUGE:
+            return True
         if self.used <= self.limit_bytes:
             return False
         return self.ready > 0 or lease is not next((one for one in self._open if not one.silent), lease)
@@ -103,6 +116,7 @@ class Budget:
     def close(self, lease: Lease, *, succeeded: bool) -> None:
         """End a download. If it succeeded, its bytes stay counted until `taken`."""
         del self._open[lease]
+        self._huge.discard(lease)
         self._silent -= lease.silent
         if succeeded:
             self._mean += _SMOOTHING * (lease.bytes - self._mean)

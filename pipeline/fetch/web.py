@@ -12,8 +12,10 @@ import functools
 import zlib
 from email.utils import parsedate_to_datetime
 from time import time
+from typing import Any
 
 import aiohttp
+from aiohttp.connector import Connection
 from yarl import URL
 
 from pipeline.config import FetchConfig
@@ -29,7 +31,32 @@ _MAY_PASS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _READ_BUFFER_BYTES = 64 * 1024  # of each connection, beside the body's own bytes
 _MAX_HEADER_BYTES = 16 * 1024  # of one line; security policies get long
 _MAX_HEADERS = 128
+_MAX_INTERIM = 10
+_MAX_INFLATION = 100  # times; a body that is an image hardly shrinks, one that inflates a thousandfold is a bomb
 _KEEP_ALIVE_S = 5.0  # of idle connections: each host of the long tail would hold a socket for nothing
+
+
+class _Response(aiohttp.ClientResponse):
+    """A response that interim ones (100 Continue, 103 Early Hints) may precede, but not without end."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """Read the headers; raises FetchError where only interim responses come."""
+        protocol = connection.protocol
+        assert protocol is not None
+        read, left = protocol.read, _MAX_INTERIM
+
+        async def read_one() -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise FetchError(Reason.BAD_RESPONSE)
+            return await read()
+
+        protocol.read = read_one  # type: ignore[method-assign]  # of this one connection
+        try:
+            return await super().start(connection)
+        finally:
+            protocol.read = read  # type: ignore[method-assign]
 
 
 class WebClient:
@@ -48,6 +75,7 @@ class WebClient:
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
+            response_class=_Response,
             timeout=aiohttp.ClientTimeout(total=None, connect=config.connect_timeout_s, sock_read=config.read_timeout_s),
             headers={
                 "User-Agent": config.user_agent,
@@ -123,7 +151,8 @@ def retry_after_s(header: str | None) -> float | None:
 
 
 def decoded_body(body: bytes, encoding: str, max_bytes: int) -> bytes:
-    """Undo a content encoding that we did not ask for, never beyond `max_bytes`; raises FetchError."""
+    """Undo a content encoding that we did not ask for, never beyond `max_bytes` or `_MAX_INFLATION`; raises FetchError."""
+    max_bytes = min(max_bytes, _MAX_INFLATION * len(body) + 1024)
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise FetchError(Reason.BAD_RESPONSE)
     inflater = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # gzip or zlib, by its header

@@ -28,6 +28,7 @@ def response(status: str = "200 OK", body: bytes = BODY, *headers: str) -> bytes
 FIXED: dict[str, bytes] = {
     "/ok": response(),
     "/chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n",
+    "/early-hints": b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n" * 3 + response(),
     "/empty": response(body=b""),
     "/no-content": b"HTTP/1.1 204 No Content\r\n\r\n",
     "/missing": response("404 Not Found"),

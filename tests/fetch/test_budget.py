@@ -115,6 +115,25 @@ def test_a_silent_one_holds_up_nobody_even_if_it_is_the_oldest() -> None:
     assert asyncio.run(scenario()) == ["other read"]
 
 
+def test_huge_ones_are_read_two_at_a_time() -> None:
+    async def scenario() -> list[str]:
+        budget = budget_of(limit_bytes=100 * 1024 * KIB)
+        events: list[str] = []
+        leases = [budget.open() for _ in range(4)]
+        sizes = [KIB, 2048 * KIB, KIB]
+        for number, lease in enumerate(leases[:2]):
+            await budget.grow(lease, 2048 * KIB)  # stays under way
+            events.append(f"huge {number} began")
+        third = asyncio.create_task(_download(budget, "third", sizes, events, leases[2]))
+        await _download(budget, "small", [KIB], events, leases[3])
+        await asyncio.sleep(0.3)  # longer than any download may take
+        budget.close(leases[0], succeeded=False)
+        await asyncio.wait_for(third, 5)
+        return events
+
+    assert asyncio.run(scenario()) == ["huge 0 began", "huge 1 began", "small read", "third read"]
+
+
 def test_failures_give_their_bytes_back() -> None:
     async def scenario() -> int:
         budget = budget_of(limit_bytes=100)

@@ -91,7 +91,8 @@ OUTCOMES: dict[str, bytes | str] = {
     "/hang-after-headers": Reason.TIMEOUT,
     "/drip": Reason.TIMEOUT,
     "/drip-headers": Reason.TIMEOUT,
-    "/endless-interim": Reason.TIMEOUT,
+    "/endless-interim": Reason.BAD_RESPONSE,
+    "/early-hints": BODY,
     "/reset": Reason.TRUNCATED_DOWNLOAD,
     "/hang-up": Reason.CONNECTION_FAILED,
 }

@@ -176,10 +176,10 @@ def chunks(folder: Path, options: argparse.Namespace) -> dict[str, list[Measured
 
 
 def hostile(folder: Path, options: argparse.Namespace) -> dict[str, list[Measured]]:
-    """1,000 good rows, alone and beside 20 of each misbehaviour, until the last good one came."""
+    """1,000 good rows, alone and beside five of each misbehaviour, until the last good one came."""
     with serving(folder, 50, "good:0-19") as server, hostile_serving() as port:
         good = http_urls(server, 1000, 0, 19)
-        bad = [f"http://127.0.0.1:{port}/{path}" for path in MISBEHAVIOUR for _ in range(20)]
+        bad = [f"http://127.0.0.1:{port}/{path}" for path in MISBEHAVIOUR for _ in range(5)]
         both = [*good, *bad]
         random.Random(0).shuffle(both)
         lists = {"1,000 good rows": good, f"beside {len(bad)} hostile ones": both}

@@ -19,6 +19,7 @@ from types import FrameType, TracebackType
 from rich.console import Console as Terminal
 from rich.status import Status as Spinner
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.bottleneck import sentence
 from pipeline.errors import UserError
@@ -136,6 +137,7 @@ class Console:
         self.results.print()
         self.results.print(table)
         self.results.print()
+        self._print_worst(summary)
         means = {name: 1000 * seconds / max(1, summary.rows_scored) for name, seconds in summary.stage_s.items()}
         spent = ", ".join(f"{name} {milliseconds:,.1f} ms" for name, milliseconds in means.items())
         if summary.rows_scored:
@@ -147,6 +149,27 @@ class Console:
         else:
             self.results.print("everything was done already")
         self.results.print(f"{summary.rows:,} rows in {_count(summary.shards, 'file')} below {summary.output}")
+
+    def _print_worst(self, summary: Summary) -> None:
+        """Where the failures are, and which bytes came again and again."""
+        for title, header, rows in (
+            (
+                "hosts that most rows failed at",
+                ("host", "failed rows", "mostly"),
+                [(one.host, f"{one.rows:,}", f"{one.reason} ({one.reason_rows:,})") for one in summary.worst_hosts],
+            ),
+            (
+                "the same bytes under many URLs, probably placeholders",
+                ("image_sha256", "URLs", ""),
+                [(one.sha256, f"{one.urls:,}", "") for one in summary.placeholders],
+            ),
+        ):
+            if rows:
+                table = Table(*header, box=None, pad_edge=False, header_style="bold")
+                table.columns[1].justify = "right"
+                for row in rows:
+                    table.add_row(*map(Text, row))  # what hosts are called is no markup
+                self.results.print(f"{title}:", table, "", sep="\n", markup=False)
 
 
 def progress_line(progress: Progress) -> str:

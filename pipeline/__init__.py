@@ -13,6 +13,7 @@ The way of a row, and the module that owns each step:
     dataflow   the graph in one expression; the only module that imports Ray
     output     staged parts, commit of a shard
     resume     what a start finds in an output: refusal, resumption, a second chance
+    tallies    what is frequent in an output: placeholders, hosts that fail
     sizing     batches, blocks, chunks and what may be in flight, from the cluster and the model
     clocks     what each stage does with its time
     progress   what the driver knows of a run: plan, coverage, summary; `bottleneck` says what held it back

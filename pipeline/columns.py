@@ -6,6 +6,7 @@
     caption  text, list of text       caption, captions, text, texts, alt_text, alttext
     image    binary,                  image, image_bytes, img, bytes, jpg, jpeg, png, webp
              struct<bytes, path>
+    sha256   text                     none: rows fail by it, so the user has to ask for that
     key      text, integer            key, __key__, uid, id, image_id, sample_id
 
 So LAION (URL, TEXT), DataComp (uid, url, text), Conceptual Captions (image_url, caption) and Hugging Face's image datasets
@@ -31,6 +32,7 @@ NAMES = {
     ),
     "caption": ("caption", "captions", "text", "texts", "alt_text", "alttext"),
     "image": ("image", "image_bytes", "img", "bytes", "jpg", "jpeg", "png", "webp"),
+    "sha256": (),
     "key": ("key", "__key__", "uid", "id", "image_id", "sample_id"),
 }
 MAX_NAMES_SHOWN = 40
@@ -51,6 +53,7 @@ KINDS = {
     "url": (Kind.TEXT,),
     "caption": (Kind.TEXT, Kind.TEXTS),
     "image": (Kind.BYTES, Kind.IMAGE),
+    "sha256": (Kind.TEXT,),
     "key": (Kind.TEXT, Kind.INTEGER),
 }
 
@@ -63,6 +66,7 @@ class Columns:
     caption: str
     image: str | None
     key: str | None
+    sha256: str | None = None
 
     def roles(self) -> dict[str, str]:
         """Role to name, of those there are."""
@@ -78,7 +82,7 @@ def recognise(schema: pa.Schema, config: ColumnsConfig, url: str) -> Columns:
     if found["url"] is None and found["image"] is None:
         flags = "set --input.columns.url NAME (of URLs or paths) or --input.columns.image NAME (of image bytes)"
         raise ManifestError(f"no image column in {url}: {flags}; {_listing(schema)}")
-    return Columns(found["url"], caption, found["image"], found["key"])
+    return Columns(found["url"], caption, found["image"], found["key"], found["sha256"])
 
 
 def check_alike(schema: pa.Schema, url: str, columns: Columns, kinds: dict[str, Kind], model_url: str) -> None:

@@ -48,6 +48,8 @@ class ColumnsConfig(Section):
     """Column of captions: string or list<string>."""
     image: str | None = None
     """Column of image bytes (binary, or Hugging Face's struct of bytes and path); read before the URL where it is set."""
+    sha256: str | None = None
+    """Column of the SHA-256 that an image had, in hexadecimal; other bytes fail. Never recognised: name it to check it."""
     key: str | None = None
     """Column of the user's row id, quoted in logs and reports; rows are identified by file and row number without it."""
 
@@ -79,6 +81,8 @@ class OutputConfig(Section):
     """Add the image's normalised embedding as a fixed-size list<float32> (1 KB a row)."""
     max_failed_share: float = Field(default=0.5, ge=0, le=1)
     """Exit with 3 if a larger share of rows failed. Web manifests of some age lose a third to dead links."""
+    placeholder_urls: int = Field(default=10, ge=2)
+    """The same bytes under so many URLs are listed in the summary: pictures of "image not available", pages of "not found"."""
     overwrite: bool = False
     """Delete what an earlier run wrote to the output folder, and start over."""
     retry: StrList = Field(default_factory=list)
@@ -164,12 +168,27 @@ class FetchConfig(Section):
     """One attempt, from resolving the name to the last byte, redirects included."""
     connect_timeout_s: float = Field(default=5.0, gt=0)
     """To resolve, connect and shake hands."""
+    read_timeout_s: float = Field(default=5.0, gt=0)
+    """Silence of a host that is connected: before its headers, and between two pieces of its body."""
     retries: int = Field(default=1, ge=0)
-    """Further attempts after failures that may pass: resets, timeouts, 429, 5xx."""
+    """Further attempts after failures that may pass: resets, 429, 5xx, and timeouts of hosts that have answered before."""
+    backoff_s: float = Field(default=0.5, ge=0)
+    """Wait before the first further attempt; doubles with each, and is cut by up to a half at random."""
+    max_backoff_s: float = Field(default=8.0, ge=0)
+    """Where the doubling ends."""
+    max_retry_after_s: float = Field(default=20.0, ge=0)
+    """Longest wait that a host may ask for with Retry-After; one that asks for more is not asked again for this row."""
+    host_failures: int = Field(default=8, ge=1)
+    """So many connections in a row that fail, or get no answer in time, and the host counts as down: its rows fail at once.
+    Until it has answered once, no more are made to it at a time."""
+    host_down_s: float = Field(default=60.0, ge=0)
+    """After which one row asks a host that was down again."""
     max_bytes: int = Field(default=32 * MIB, ge=1)
     """Largest body read; enforced while reading."""
     max_in_flight: int = Field(default=256, ge=1)
-    """Downloads at a time in one fetch task."""
+    """Downloads at a time in one fetch task. Those of silent hosts, up to `max_silent`, are not counted."""
+    max_silent: int = Field(default=2_048, ge=0)
+    """Further downloads beside hosts that have sent nothing for a while: each costs a socket, and no more than that."""
     max_per_host: int = Field(default=32, ge=1)
     """Connections at a time from one fetch task to one host."""
     max_redirects: int = Field(default=5, ge=0)

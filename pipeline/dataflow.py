@@ -31,7 +31,7 @@ from pipeline.clocks import StarvedClock, timed_blocks, timed_write
 from pipeline.config import Config
 from pipeline.errors import CapsieveError, ClusterError, ConfigError
 from pipeline.manifest import Manifest, Shard
-from pipeline.output import Counts, MissingRowsError, Output
+from pipeline.output import Committed, MissingRowsError, Output
 from pipeline.records import Chunk
 from pipeline.schema import COSTS, Receipt, ScorerProtocol
 from pipeline.sizing import REPLICA_CPUS, STAGE_CPUS, Cluster, Resources, Work
@@ -258,31 +258,32 @@ def _first_line(error: BaseException) -> str:
 
 
 @ray.remote(num_cpus=0, max_retries=DEATHS)
-def _commit(output: Output, shard: Shard) -> Counts:
-    return out.commit(output, shard)
+def _commit(output: Output, shard: Shard, url_column: str | None) -> Committed:
+    return out.commit(output, shard, url_column)
 
 
 class Committer:
     """Commits shards in tasks of their own while the stream goes on, a few at a time.
 
-    What has ended comes as (index, counts); counts are None where rows turned out to be missing, and nothing was committed.
+    What has ended comes by index, with None where rows turned out to be missing, and nothing was committed.
     """
 
-    def __init__(self, output: Output, shards: Sequence[Shard], most: int = 4) -> None:
+    def __init__(self, output: Output, manifest: Manifest, most: int = 4) -> None:
         self._output = output
-        self._shards = shards
+        self._manifest = manifest
         self._most = most
         self._running: dict[Any, int] = {}
 
-    def submit(self, *indices: int) -> Iterator[tuple[int, Counts | None]]:
+    def submit(self, *indices: int) -> Iterator[tuple[int, Committed | None]]:
         """Start to commit shards; waits where too many run. Yields those that have ended meanwhile, by index."""
         for index in indices:
             while len(self._running) >= self._most:
                 yield from self.ended(timeout_s=1.0)
-            self._running[_commit.remote(self._output, self._shards[index])] = index
+            shard, url_column = self._manifest.shards[index], self._manifest.columns.url
+            self._running[_commit.remote(self._output, shard, url_column)] = index
         yield from self.ended(timeout_s=0)
 
-    def ended(self, timeout_s: float) -> Iterator[tuple[int, Counts | None]]:
+    def ended(self, timeout_s: float) -> Iterator[tuple[int, Committed | None]]:
         """All commits that have ended; waits up to the time given for a first one."""
         if not self._running:
             return
@@ -292,13 +293,13 @@ class Committer:
             index = self._running.pop(reference)
             try:
                 with own_errors():
-                    counts: Counts | None = ray.get(reference)
+                    committed: Committed | None = ray.get(reference)
             except MissingRowsError as error:
-                log.warning("%s: %s", self._shards[index].name, error)
-                counts = None
-            yield index, counts
+                log.warning("%s: %s", self._manifest.shards[index].name, error)
+                committed = None
+            yield index, committed
 
-    def drain(self) -> Iterator[tuple[int, Counts | None]]:
+    def drain(self) -> Iterator[tuple[int, Committed | None]]:
         """Wait for all that run."""
         while self._running:
             yield from self.ended(timeout_s=1.0)

@@ -39,6 +39,7 @@ from pipeline.patience import patiently
 from pipeline.provenance import Counts as Counts
 from pipeline.provenance import FileFacts, PartFacts, checksum, file_facts, fingerprint, part_facts, source_of, with_facts
 from pipeline.schema import COSTS, RECEIPT, Status, part_schema
+from pipeline.tallies import Tallies, tally
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,13 @@ STAGING = "_staging"
 # 64k rows: some 10 MB of URLs and scores, small enough for statistics to prune, large enough to compress.
 ROW_GROUP_ROWS = 65_536
 READ_THREADS = 16  # parts are small and may be far away: the wait is for the store
+
+
+class Committed(NamedTuple):
+    """What became of a shard's rows."""
+
+    counts: Counts
+    tallies: Tallies = Tallies()
 
 
 class MissingRowsError(CapsieveError):
@@ -86,7 +94,7 @@ class Output:
 class Staged(NamedTuple):
     """What a start finds."""
 
-    done: dict[str, Counts]  # by name of the shard
+    done: dict[str, Committed]  # by name of the shard
     # by name of the shard: rows that parts hold, or, where a final file gets a second chance, that it keeps; sorted
     rows: dict[str, npt.NDArray[np.int64]]
 
@@ -139,22 +147,23 @@ def _write(output: Output, url: str, data: bytes) -> None:
 # ------------------------------------------------------------------ commit
 
 
-def commit(output: Output, shard: Shard) -> Counts:
+def commit(output: Output, shard: Shard, url_column: str | None = None) -> Committed:
     """Write a shard's final file from its parts and its input rows, then remove the parts.
 
-    Returns its rows by status and reason. May be run again after it died anywhere in between. Where there is a final file of an
-    earlier attempt, rows that no part holds keep what it says. Raises MissingRowsError where parts don't cover the shard,
-    ManifestError where the input file has changed, OutputError where another run has taken the output over.
+    Returns what became of its rows, by host and image as well where there is a column of URLs. May be run again after it died
+    anywhere in between. Where there is a final file of an earlier attempt, rows that no part holds keep what it says. Raises
+    MissingRowsError where parts don't cover the shard, ManifestError where the input file has changed, OutputError where
+    another run has taken the output over.
     """
     urls = [file.url for file in patiently(lambda: storage.list_files(output.staging(shard), output.storage), output.storage)]
     before = _own_final(output, shard)
     parts = read_parts(output, shard, urls)
     if before is not None and all(part.facts.attempt <= before.attempt for part in parts):
-        counts = before.counts  # an earlier try of this commit came as far as the final file
+        committed = Committed(before.counts, before.tallies)  # an earlier try of this commit came as far as the final file
     else:
-        counts = _write_final(output, shard, parts, before)
+        committed = _write_final(output, shard, parts, before, url_column)
     patiently(lambda: storage.delete_files(urls, output.storage), output.storage)
-    return counts
+    return committed
 
 
 def _own_final(output: Output, shard: Shard) -> FileFacts | None:
@@ -165,7 +174,9 @@ def _own_final(output: Output, shard: Shard) -> FileFacts | None:
     return facts
 
 
-def _write_final(output: Output, shard: Shard, parts: Sequence[Part], before: FileFacts | None) -> Counts:
+def _write_final(
+    output: Output, shard: Shard, parts: Sequence[Part], before: FileFacts | None, url_column: str | None
+) -> Committed:
     tables = [part.table for part in parts]
     if before is not None:
         tables = [part.table for part in parts if part.facts.attempt > before.attempt]
@@ -173,15 +184,16 @@ def _write_final(output: Output, shard: Shard, parts: Sequence[Part], before: Fi
     held = pa.concat_tables(tables) if tables else part_schema(output.scores).empty_table()
     scores = merge_parts(held, shard.rows)
     table = patiently(lambda: _input_rows(output, shard), output.storage)
+    committed = Committed(_count(scores), tally(table[url_column] if url_column else None, scores))
     for name, kind in zip(output.scores.names, output.scores.types, strict=True):
         column = scores[name].dictionary_encode() if pa.types.is_dictionary(kind) else scores[name]
         table = table.append_column(pa.field(output.prefix + name, kind), column.cast(kind))
-    counts = _count(scores)
     facts = FileFacts(
         identity=dict(output.identity),
         source=source_of(shard),
         attempt=output.attempt,
-        counts=counts,
+        counts=committed.counts,
+        tallies=committed.tallies,
         checksums=[
             checksum(table.slice(start, ROW_GROUP_ROWS).select(output.score_names))
             for start in range(0, table.num_rows, ROW_GROUP_ROWS)
@@ -193,7 +205,7 @@ def _write_final(output: Output, shard: Shard, parts: Sequence[Part], before: Fi
         raise lease.lost(output.url)
     _write(output, output.at(shard.name), data)
     log.info("committed %s: %d rows", shard.name, shard.rows)
-    return counts
+    return committed
 
 
 def _input_rows(output: Output, shard: Shard) -> pa.Table:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,10 +16,11 @@ import numpy.typing as npt
 
 from pipeline.bottleneck import Shares, cause_of, shares
 from pipeline.manifest import Manifest
-from pipeline.output import Counts, Staged
+from pipeline.output import Committed, Counts, Staged
 from pipeline.records import Chunk
 from pipeline.schema import Receipt, Status
 from pipeline.sizing import Resources
+from pipeline.tallies import Placeholder, Tallies, WorstHost
 
 
 class Plan(NamedTuple):
@@ -65,6 +66,8 @@ class Summary(NamedTuple):
     stage_s: dict[str, float]  # summed over rows: of downloads (many at a time), of decoding, scoring and writing
     bytes_read: int
     output: str
+    placeholders: Sequence[Placeholder] = ()  # the same bytes under many URLs
+    worst_hosts: Sequence[WorstHost] = ()
 
     @property
     def failed_share(self) -> float:
@@ -94,6 +97,8 @@ class Summary(NamedTuple):
             "shares": {name: round(share, 3) for name, share in self.shares._asdict().items()},
             "stage_s": {name: round(seconds, 3) for name, seconds in self.stage_s.items()},
             "bytes_read": self.bytes_read,
+            "placeholders": [placeholder._asdict() for placeholder in self.placeholders],
+            "worst_hosts": [host._asdict() for host in self.worst_hosts],
         }
 
 
@@ -104,6 +109,7 @@ class Tracker:
     manifest: Manifest
     staged: Staged
     counts: Counts = field(default_factory=Counter)
+    tallies: Tallies = field(default_factory=Tallies)
     rows: int = 0
     succeeded: int = 0
     costs: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -113,8 +119,8 @@ class Tracker:
     missing: dict[int, npt.NDArray[np.bool_]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for counts in self.staged.done.values():
-            self.counts += counts
+        for committed in self.staged.done.values():
+            self._count(committed)
         self.committed |= self.staged.done.keys()
         for index, shard in enumerate(self.manifest.shards):
             if shard.name in self.staged.rows:
@@ -140,9 +146,9 @@ class Tracker:
         self.succeeded += min(receipt.succeeded, new)
         return new > 0 and not missing.any()
 
-    def commit(self, index: int, counts: Counts) -> None:
+    def commit(self, index: int, committed: Committed) -> None:
         """Note a committed shard, and forget its bitmap."""
-        self.counts += counts
+        self._count(committed)
         self.committed.add(self.manifest.shards[index].name)
         self.missing.pop(index, None)
 
@@ -150,6 +156,10 @@ class Tracker:
         """Note that parts hold only these rows of a shard, whatever was said before."""
         self.missing.pop(index, None)
         self._bitmap(index)[staged] = False
+
+    def _count(self, committed: Committed) -> None:
+        self.counts += committed.counts
+        self.tallies |= committed.tallies
 
     @property
     def working_s(self) -> float:
@@ -162,7 +172,7 @@ class Tracker:
 
     def progress(self, resources: Resources, elapsed_s: float) -> Progress:
         """How far the run is now."""
-        done_before = sum(counts.total() for counts in self.staged.done.values()) + sum(map(len, self.staged.rows.values()))
+        done_before = sum(done.counts.total() for done in self.staged.done.values()) + sum(map(len, self.staged.rows.values()))
         return Progress(
             rows=self.rows,
             rows_left=self.manifest.rows - done_before - self.rows,

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.shards import Shard
+from pipeline.tallies import Tallies
 
 METADATA_KEY = b"capsieve"
 
@@ -39,6 +40,7 @@ class FileFacts(NamedTuple):
     source: Source
     attempt: int
     counts: Counts
+    tallies: Tallies
     checksums: list[str]  # `checksum` of the score columns of each row group
     provenance: dict[str, Any]  # settings and versions
 
@@ -68,6 +70,7 @@ def with_facts(table: pa.Table, facts: PartFacts | FileFacts) -> pa.Table:
     if isinstance(facts, FileFacts):
         totals = sorted(facts.counts.items(), key=str)
         fields["counts"] = [[status, reason, rows] for (status, reason), rows in totals]
+        fields["tallies"] = facts.tallies.as_json()
     text = json.dumps(fields, sort_keys=True).encode()
     return table.replace_schema_metadata({**(table.schema.metadata or {}), METADATA_KEY: text})
 
@@ -84,6 +87,7 @@ def file_facts(metadata: Mapping[bytes, bytes] | None) -> FileFacts | None:
     if fields is None or fields.keys() != set(FileFacts._fields):
         return None
     fields["counts"] = Counter({(status, reason): rows for status, reason, rows in fields["counts"]})
+    fields["tallies"] = Tallies.from_json(fields["tallies"])
     return FileFacts(**fields)
 
 

@@ -32,6 +32,7 @@ class ImageRecord:
     captions: list[list[Caption]]
     data: bytes | None = None
     url: str | None = None
+    expected_sha256: str | None = None  # hexadecimal, lower case
     status: Status = Status.SUCCESS
     error_message: str | None = None
     original_width: int | None = None
@@ -47,7 +48,7 @@ class ImageRecord:
 
 
 def plan_images(rows: pa.Table, columns: Columns) -> list[ImageRecord]:
-    """One record an image: rows with the same URL share it, rows with bytes of their own have one each.
+    """One record an image: rows with the same URL (and hash, if any) share it, rows with bytes of their own have one each.
 
     `rows` has a column `row` (int64) beside the manifest's own.
     """
@@ -55,9 +56,11 @@ def plan_images(rows: pa.Table, columns: Columns) -> list[ImageRecord]:
     images = _column(rows, columns.image)
     urls = _column(rows, columns.url)
     records: list[ImageRecord] = []
-    by_url: dict[str, ImageRecord] = {}
-    for row, caption, image, url in zip(rows["row"].to_pylist(), captions, images, urls, strict=True):
-        record = ImageRecord([row], [caption])
+    hashes = _column(rows, columns.sha256)
+    by_url: dict[tuple[str, str | None], ImageRecord] = {}
+    for row, caption, image, url, sha256 in zip(rows["row"].to_pylist(), captions, images, urls, hashes, strict=True):
+        expected = _reference(sha256.lower() if sha256 is not None else None)
+        record = ImageRecord([row], [caption], expected_sha256=expected)
         data, path = _image_value(image)
         reference = _reference(url) or path
         if not any(text is not None for text in caption):
@@ -66,13 +69,13 @@ def plan_images(rows: pa.Table, columns: Columns) -> list[ImageRecord]:
             record.data = data
         elif reference is None:
             record.fail(InvalidRowError(Reason.NO_IMAGE))
-        elif reference in by_url:
-            by_url[reference].rows.append(row)
-            by_url[reference].captions.append(caption)
+        elif (reference, expected) in by_url:
+            by_url[reference, expected].rows.append(row)
+            by_url[reference, expected].captions.append(caption)
             continue
         else:
             record.url = reference
-            by_url[reference] = record
+            by_url[reference, expected] = record
         records.append(record)
     return records
 

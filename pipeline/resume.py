@@ -28,6 +28,7 @@ from pipeline.output import (
     RUN_FILE,
     STAGING,
     SUCCESS_FILE,
+    Committed,
     Output,
     Part,
     Staged,
@@ -102,7 +103,7 @@ def scan(output: Output, shards: Sequence[Shard], retry: Sequence[str] = ()) -> 
     _refuse_changes(output, by_name, finals, parts)
     attempt = _attempt(output, retry, finals, parts)
     leftovers = [part.url for name, own in parts.items() if name in finals for part in own]
-    done = {name: facts.counts for name, facts in finals.items()}
+    done = {name: Committed(facts.counts, facts.tallies) for name, facts in finals.items()}
     rows = {name: _rows(own) for name, own in parts.items() if name not in finals}
     for name, facts in finals.items():
         newer = [part for part in parts.get(name, []) if part.facts.attempt > facts.attempt]

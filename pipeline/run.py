@@ -22,10 +22,11 @@ from pipeline.errors import CapsieveError, ClusterError, ConfigError
 from pipeline.lease import Lease
 from pipeline.manifest import Manifest, find_manifest
 from pipeline.model.facts import ModelInfo, describe, storage_options
-from pipeline.output import Counts, Output
+from pipeline.output import Committed, Output
 from pipeline.progress import Plan, Progress, Summary, Tracker, plan_chunks
 from pipeline.schema import Receipt, ScorerProtocol, score_schema
 from pipeline.sizing import Resources, Work
+from pipeline.tallies import placeholders, worst_hosts
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ def begin(checked: Checked, lease: Lease | None = None) -> Job:
 
 def work_of(job: Job) -> Work:
     """What is left to do, as far as it decides how the work is spread."""
-    done = sum(counts.total() for counts in job.tracker.staged.done.values()) + sum(map(len, job.tracker.staged.rows.values()))
+    done = sum(one.counts.total() for one in job.tracker.staged.done.values()) + sum(map(len, job.tracker.staged.rows.values()))
     return Work(job.manifest.rows - done, job.model.image_size, job.model.gflop)
 
 
@@ -178,7 +179,7 @@ def versions() -> dict[str, str]:
 def _stream(job: Job, resources: Resources, make_scorer: MakeScorer, listener: Listener, began: float, lease: Lease) -> None:
     """Passes over what is missing, until every shard is committed."""
     tracker = job.tracker
-    committer = Committer(job.output, job.manifest.shards)
+    committer = Committer(job.output, job.manifest)
     _note(job, committer.submit(*_complete_shards(job)))
     fruitless = 0
     while fruitless < MAX_FRUITLESS_PASSES:
@@ -222,17 +223,17 @@ def _complete_shards(job: Job) -> list[int]:
     return [i for i, missing in job.tracker.open_shards() if rows[i] == 0 or (missing is not None and not missing.any())]
 
 
-def _note(job: Job, commits: Iterable[tuple[int, Counts | None]]) -> None:
-    for index, counts in commits:
-        if counts is not None:
-            job.tracker.commit(index, counts)
+def _note(job: Job, commits: Iterable[tuple[int, Committed | None]]) -> None:
+    for index, committed in commits:
+        if committed is not None:
+            job.tracker.commit(index, committed)
         else:  # parts that were staged are gone; the next pass scores their rows again
             job.tracker.reopen(index, resume.staged_rows(job.output, job.manifest.shards[index]))
 
 
 def _plan(job: Job, resources: Resources) -> Plan:
     staged = sum(len(rows) for rows in job.tracker.staged.rows.values())
-    committed = sum(counts.total() for counts in job.tracker.staged.done.values())
+    committed = sum(one.counts.total() for one in job.tracker.staged.done.values())
     return Plan(
         manifest=job.manifest,
         rows_done=committed + staged,
@@ -259,4 +260,6 @@ def _summary(job: Job, resources: Resources, elapsed_s: float) -> Summary:
         stage_s={name: tracker.costs[f"{name}_s"] for name in ("fetch", "decode", "score", "write")},
         bytes_read=int(tracker.costs["bytes_read"]),
         output=job.output.url,
+        placeholders=placeholders(tracker.tallies, job.config.output.placeholder_urls),
+        worst_hosts=worst_hosts(tracker.tallies),
     )

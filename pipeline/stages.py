@@ -20,11 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import DEFAULT_BLOCK_ROWS, Config, ImagesConfig
-from pipeline.fetch import Fetcher, FetchRequest
+from pipeline.errors import FetchError
+from pipeline.fetch import FetchRequest, process_fetcher
 from pipeline.isolation import DECODE, Decoded, Decoder, InProcessDecoder
 from pipeline.manifest import Manifest, base_url, read_rows
 from pipeline.records import Chunk, ImageRecord, plan_images
-from pipeline.schema import COSTS, IMAGES, FloatArray, ScorerProtocol, Scores, score_schema, scored_schema
+from pipeline.schema import COSTS, IMAGES, FloatArray, Reason, ScorerProtocol, Scores, score_schema, scored_schema
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -70,26 +71,31 @@ def _received(chunk: Chunk, manifest: Manifest, config: Config) -> Iterator[_Rec
             yield _identified(record, data)
         else:
             pending[len(pending)] = record
-    with Fetcher(config.fetch, config.storage, base_url(manifest.shards[chunk.shard])) as fetcher:
-        for result in fetcher.fetch(FetchRequest(index, str(record.url)) for index, record in pending.items()):
-            record = pending.pop(result.index)
-            record.fetch_s = result.seconds
-            if result.error is not None:
-                record.fail(result.error)
-            yield _identified(record, result.data)
+    requests = [FetchRequest(index, str(record.url)) for index, record in pending.items()]
+    folder = base_url(manifest.shards[chunk.shard])
+    for result in process_fetcher(config.fetch, config.storage).fetch(requests, folder):
+        record = pending.pop(result.index)
+        record.fetch_s = result.seconds
+        if result.error is not None:
+            record.fail(result.error)
+        yield _identified(record, result.data)
 
 
 def _identified(record: ImageRecord, data: bytes | None) -> _Received:
-    """Note which bytes these are, before anything looks into them."""
+    """Note which bytes these are, before anything looks into them; refuse other ones than the row expects."""
     if data is not None:
         record.bytes_read = len(data)
         record.image_sha256 = hashlib.sha256(data).hexdigest()
+        if record.expected_sha256 not in (None, record.image_sha256):
+            record.fail(FetchError(Reason.CONTENT_CHANGED))
+            return _Received(record, None)
     return _Received(record, data)
 
 
 def _read(chunk: Chunk, manifest: Manifest, config: Config) -> pa.Table:
     shard = manifest.shards[chunk.shard]
-    names = [name for name in (manifest.columns.url, manifest.columns.image, manifest.columns.caption) if name is not None]
+    columns = manifest.columns
+    names = [name for name in (columns.url, columns.image, columns.caption, columns.sha256) if name is not None]
     tables = []
     for start, stop in chunk.ranges:
         table = read_rows(shard, config.storage, names, start, stop).select(names)

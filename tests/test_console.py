@@ -15,6 +15,7 @@ import pytest
 from pipeline.bottleneck import Shares
 from pipeline.errors import ConfigError
 from pipeline.progress import Progress, Summary
+from pipeline.tallies import Placeholder, WorstHost
 
 JOBS = Path(__file__).parents[1] / "jobs"
 HALF_WAY = Progress(
@@ -71,6 +72,25 @@ def test_the_summary_has_a_line_a_reason(capsys: pytest.CaptureFixture[str]) -> 
     assert "1 min 05 s" in " ".join(lines[4])
     assert " ".join(lines[5]) == "replicas busy 50%; held back by decoding: fetch tasks decoded 80% of their time; add CPUs"
     assert " ".join(lines[6]) == "10 rows in 2 files below s3://b/o"
+
+
+def test_the_summary_names_the_worst_hosts_and_placeholders(capsys: pytest.CaptureFixture[str]) -> None:
+    from console import Console
+
+    summary = Summary(10, 10, Counter({("success", None): 10}), 2, 65.0, 5.0, 0.5, {}, 99, "s3://b/o")
+    summary = summary._replace(
+        worst_hosts=[WorstHost("a.example", 1200, "http 404", 1000), WorstHost("s3://[red]", 2, "not found", 2)],
+        placeholders=[Placeholder("ab" * 32, 31)],
+    )
+    Console().summarise(summary)
+    printed = capsys.readouterr().out
+    lines = [line.split() for line in printed.splitlines()]
+    assert ["a.example", "1,200", "http", "404", "(1,000)"] in lines
+    assert ["s3://[red]", "2", "not", "found", "(2)"] in lines, "no markup"
+    assert ["ab" * 32, "31"] in lines
+    as_json = summary.as_json()
+    assert as_json["worst_hosts"][0] == {"host": "a.example", "rows": 1200, "reason": "http 404", "reason_rows": 1000}
+    assert as_json["placeholders"] == [{"sha256": "ab" * 32, "urls": 31}]
 
 
 def test_a_users_mistake_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -252,6 +252,14 @@ def test_names_that_the_user_set_come_first(tmp_path: Path, write_manifest: Writ
     assert find(path, caption="said").columns == Columns("url", "said", None, None)
 
 
+def test_hashes_are_checked_only_where_the_user_names_them(tmp_path: Path, write_manifest: WriteManifest) -> None:
+    path = write_manifest(tmp_path / "a.parquet", {"url": ["a"], "caption": ["b"], "sha256": ["c"], "md5": [1]})
+    assert find(path).columns.sha256 is None
+    assert find(path, sha256="sha256").columns.sha256 == "sha256"
+    with pytest.raises(ManifestError, match="sha256 takes string"):
+        find(path, sha256="md5")
+
+
 @pytest.mark.parametrize(
     ("fields", "settings", "says"),
     [

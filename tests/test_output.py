@@ -75,7 +75,7 @@ def test_a_shard_goes_from_parts_to_one_file_in_input_order(manifest: Manifest, 
     assert [receipt["shard"] for receipt in receipts] == [0, 0]
     assert receipts[0]["succeeded"] == 2
     assert receipts[0]["fetch_s"] == 1.0
-    counts = out.commit(output, manifest.shards[0])
+    counts = out.commit(output, manifest.shards[0]).counts
     assert counts == {("success", None): 4}
     table = pq.read_table(output.at("m-00000.parquet"), partitioning=None)
     assert table.column_names == ["url", "caption", "extra", *SCORES.names]
@@ -108,7 +108,7 @@ def test_a_commit_with_rows_missing_is_refused_and_keeps_the_parts(manifest: Man
 
 def test_a_shard_without_rows_becomes_a_file_without_rows(tmp_path: Path, output: Output) -> None:
     manifest = make_manifest(tmp_path / "empty", rows=0)
-    assert out.commit(output, manifest.shards[0]) == {}
+    assert out.commit(output, manifest.shards[0]).counts == {}
     table = pq.read_table(output.at(manifest.shards[0].name))
     assert (table.num_rows, table.column_names) == (0, ["url", "caption", "extra", *SCORES.names])
 
@@ -122,8 +122,18 @@ def test_a_restart_finds_what_is_done_and_what_is_staged(manifest: Manifest, out
     out.commit(output, manifest.shards[0])
     out.stage(output, manifest.shards, successes(1, 1, 2, 3))
     found = resume.scan(output, manifest.shards).staged
-    assert found.done == {"m-00000.parquet": Counter({("success", None): 3, ("failed_to_download", "timeout"): 1})}
+    counts = {name: committed.counts for name, committed in found.done.items()}
+    assert counts == {"m-00000.parquet": Counter({("success", None): 3, ("failed_to_download", "timeout"): 1})}
     assert {name: rows.tolist() for name, rows in found.rows.items()} == {"m-00001.parquet": [1, 2, 3]}
+
+
+def test_a_restart_finds_the_tallies_of_what_is_done(manifest: Manifest, output: Output) -> None:
+    same = successes(0, 0, 1, 2, 3)
+    hashes = pa.array(["h", "h", "i", None], pa.string())
+    out.stage(output, manifest.shards, same.set_column(same.schema.get_field_index("image_sha256"), "image_sha256", hashes))
+    committed = out.commit(output, manifest.shards[0], url_column="url")
+    assert committed.tallies.images.counts == {("h",): 2, ("i",): 1}
+    assert resume.scan(output, manifest.shards).staged.done == {"m-00000.parquet": committed}
 
 
 def test_a_restart_removes_what_a_death_between_commit_and_removal_left(manifest: Manifest, output: Output) -> None:

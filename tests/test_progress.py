@@ -14,7 +14,7 @@ from pipeline import schema, sizing
 from pipeline.bottleneck import Shares
 from pipeline.config import Config
 from pipeline.manifest import Columns, FileInfo, Manifest, Shard
-from pipeline.output import Staged
+from pipeline.output import Committed, Staged
 from pipeline.progress import Summary, Tracker, plan_chunks
 from pipeline.schema import Receipt
 from pipeline.sizing import Cluster, Work
@@ -35,7 +35,7 @@ def tracker_of(
     *rows: int, done: dict[str, Counter[tuple[str, str | None]]] | None = None, staged: dict[str, list[int]] | None = None
 ) -> Tracker:
     parts = {name: np.array(numbers, np.int64) for name, numbers in (staged or {}).items()}
-    return Tracker(manifest_of(*rows), Staged(done or {}, parts))
+    return Tracker(manifest_of(*rows), Staged({name: Committed(counts) for name, counts in (done or {}).items()}, parts))
 
 
 def receipt(shard: int, rows: list[int], succeeded: int | None = None) -> Receipt:
@@ -64,7 +64,7 @@ def test_a_shard_is_complete_once_and_only_when_all_its_rows_are_staged() -> Non
     assert not tracker.add(receipt(0, [0, 3]))
     assert tracker.add(receipt(0, [1, 2]))
     assert not tracker.add(receipt(0, [1, 2])), "a repeat must not commit again"
-    tracker.commit(0, Counter({("success", None): 4}))
+    tracker.commit(0, Committed(Counter({("success", None): 4})))
     assert not tracker.add(receipt(0, [1, 2])), "nor may a late one"
     assert plan_chunks(tracker, 10) == []
 

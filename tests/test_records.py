@@ -23,6 +23,12 @@ def test_rows_of_one_url_become_one_image() -> None:
     assert [(r.url, r.rows, r.captions) for r in records] == [("u", [0, 2], [["a"], ["c"]]), ("v", [1], [["b"]])]
 
 
+def test_rows_of_one_url_that_expect_other_bytes_are_images_of_their_own() -> None:
+    columns = Columns(url="url", caption="caption", image=None, key=None, sha256="hash")
+    records = plan_images(rows_of(url=["u"] * 5, caption=list("abcde"), hash=["AB", None, "ab ", "cd", "  "]), columns)
+    assert [(r.expected_sha256, r.rows) for r in records] == [("ab", [0, 2]), (None, [1, 4]), ("cd", [3])]
+
+
 @pytest.mark.parametrize(
     ("url", "caption", "reason"),
     [

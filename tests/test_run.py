@@ -22,6 +22,7 @@ from pipeline.errors import ConfigError, OutputError, StorageError
 from pipeline.local_s3 import LocalS3
 from pipeline.progress import Plan, Progress, Summary, plan_chunks
 from pipeline.sizing import Work
+from pipeline.tallies import WorstHost
 from tests.echo import EchoScorer
 from tests.tiny import tiny_checkpoint
 
@@ -156,6 +157,22 @@ def test_the_same_command_again_does_nothing_and_new_files_are_scored(tmp_path: 
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.parquet")}
     assert before.items() <= after.items(), "finished files are not touched"
     assert len(after) == 2
+
+
+def test_the_summary_tells_of_placeholders_and_of_the_worst_hosts(tmp_path: Path, checkpoint: str) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(12):
+        (tmp_path / "in" / f"{number}.png").write_bytes(png(7))
+    urls = [f"{number}.png" for number in range(12)] + ["http://127.0.0.1/private"] * 3
+    pq.write_table(pa.table({"url": urls, "caption": [f"c{n}" for n in range(15)]}), tmp_path / "in" / "m.parquet")
+    config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint, output={"rows_per_output_file": 5})
+    summaries = [score(config), score(config)]  # the second finds all of it in the files
+    for summary in summaries:
+        assert [placeholder.urls for placeholder in summary.placeholders] == [12]
+        assert summary.worst_hosts == [WorstHost("127.0.0.1", 3, "refused address", 3)]
+    success = json.loads((tmp_path / "out" / "_SUCCESS").read_text())
+    assert success["worst_hosts"][0]["host"] == "127.0.0.1"
+    assert success["placeholders"][0]["urls"] == 12
 
 
 def test_a_restart_scores_only_rows_that_no_part_holds(tmp_path: Path, checkpoint: str) -> None:

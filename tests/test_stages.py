@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline.commandline import load
 from pipeline.config import Config
 from pipeline.manifest import find_manifest
 from pipeline.records import Chunk
@@ -125,3 +127,31 @@ def test_blocks_have_the_agreed_schemas(folder: Path) -> None:
     (block,) = blocks_of(folder, url=["0.png"], caption=["a"])
     assert block.schema == IMAGES
     assert score_images(block, EchoScorer(), lists=False).schema == scored_schema(score_schema(lists=False))
+
+
+def test_other_bytes_than_the_expected_hash_says_are_no_success(folder: Path) -> None:
+    hashes = [hashlib.sha256(png(grey)).hexdigest() for grey in (0, 100, 200)]
+    columns: dict[str, list[Any]] = {
+        "url": ["0.png", "100.png", "200.png", "0.png", "0.png", "missing.png", "junk.png"],
+        "caption": list("abcdefg"),
+        "sha256": [hashes[0], hashes[1].upper(), hashes[0], None, hashes[2], hashes[0], hashes[0]],
+    }
+    named = load(None, {"input": {"columns": {"sha256": "sha256"}}})
+    rows = scores_of(blocks_of(folder, named, **columns))
+    changed, missing = ("failed_to_download", "content changed"), ("failed_to_download", "not found")
+    good = ("success", None)
+    outcomes = [(row["status"], row["error_message"]) for row in rows.values()]
+    assert outcomes == [good, good, changed, good, changed, missing, changed]
+    assert rows[2]["image_sha256"] == hashes[2], "what came instead"
+    not_named = scores_of(blocks_of(folder, **columns))
+    assert [row["error_message"] for row in not_named.values()] == [None] * 5 + ["not found", "not an image"]
+
+
+def test_bytes_in_the_row_are_held_against_the_hash_too(folder: Path) -> None:
+    columns: dict[str, list[Any]] = {
+        "image": [png(0), png(0)],
+        "caption": ["a", "b"],
+        "sum": [hashlib.sha256(png(0)).hexdigest(), "not even a hash"],
+    }
+    rows = scores_of(blocks_of(folder, load(None, {"input": {"columns": {"sha256": "sum"}}}), **columns))
+    assert [row["error_message"] for row in rows.values()] == [None, "content changed"]

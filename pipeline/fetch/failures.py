@@ -1,7 +1,7 @@
 """The one place where exceptions of aiohttp, ssl, the operating system and obstore become reasons of the closed list.
 
-Decides as well which failures may pass (`TransientError`). No address, path or header gets into a reason: they can hold
-signatures. Knows nothing of attempts or back-off.
+Decides as well which failures may pass (`TransientError`) and which say that nobody is there (`no_answer`). No address, path
+or header gets into a reason: they can hold signatures. Knows nothing of attempts or back-off.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pipeline.schema import Reason
 
 logger = logging.getLogger(__name__)
 
-_MAY_PASS = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT})
+_OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})  # no host's fault
+_MAY_PASS = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT}) | _OUR_OWN
 _PATH_ERRNOS = frozenset({errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.ENXIO})
 
 
@@ -48,6 +49,15 @@ def row_error(error: Exception) -> RowError:
     # Hostile bytes can make a parser raise anything: it costs the row, not the run, and shows in the log.
     logger.error("unexpected exception while fetching", exc_info=error)
     return FetchError(Reason.BAD_RESPONSE)
+
+
+def no_answer(error: Exception) -> bool:
+    """Whether a failure before any headers says that the host is down: no connection to it, or silence."""
+    if isinstance(error, aiohttp.ClientSSLError | aiohttp.ClientConnectorDNSError):
+        return False
+    if isinstance(error, OSError) and error.errno in _OUR_OWN:
+        return False
+    return isinstance(error, asyncio.TimeoutError | aiohttp.ClientConnectionError | ConnectionError)
 
 
 def _of_web(error: Exception) -> FetchError:

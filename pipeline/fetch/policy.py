@@ -61,6 +61,9 @@ REFUSED_NETWORKS: tuple[IPNetwork, ...] = tuple(
     )
 )
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.IPv6Network(
+    "2000::/3"
+)  # all that IANA has given out; ::ffff:0:a.b.c.d (SIIT) and others lie outside
 
 # img2dataset's list (`--disallowed_header_directives`).
 OPT_OUT_DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
@@ -238,6 +241,8 @@ def check_host(host: str, policy: Policy) -> None:
             raise FetchError(Reason.REFUSED_ADDRESS) from error
         check_address(literal, policy.allowed_networks)
     elif ":" in host:
+        if "%" in host:  # a zone means something on one machine only
+            raise FetchError(Reason.REFUSED_ADDRESS)
         try:
             literal = ipaddress.IPv6Address(host)
         except ValueError as error:
@@ -255,6 +260,8 @@ def check_address(address: IPAddress, allowed_networks: Iterable[IPNetwork]) -> 
         return
     judged = candidates[-1]
     if not judged.is_global or judged.is_multicast or any(judged in network for network in REFUSED_NETWORKS):
+        raise FetchError(Reason.REFUSED_ADDRESS)
+    if isinstance(judged, ipaddress.IPv6Address) and judged not in _GLOBAL_UNICAST:
         raise FetchError(Reason.REFUSED_ADDRESS)
 
 

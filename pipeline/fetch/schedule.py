@@ -6,6 +6,7 @@ Pure bookkeeping: no clock, no event loop, nothing of what a download is.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 
@@ -22,42 +23,51 @@ Job = TypeVar("Job", bound=HasHost)
 
 
 class Schedule(Generic[Job]):
-    """Jobs that wait, by host. A host has its turn iff it has jobs waiting and fewer than `max_per_host` running."""
+    """Jobs that wait, by host. A host has its turn iff jobs of it wait and fewer run than `limit` says of the first of them.
 
-    def __init__(self, max_per_host: int) -> None:
-        self._max_per_host = max_per_host
+    `limit` may change its mind: `release` asks again, and so does `review`, for a limit that grew meanwhile.
+    """
+
+    def __init__(self, limit: Callable[[Job], int]) -> None:
+        self._limit = limit
         self._waiting: dict[str | None, deque[Job]] = {}
         self._running: Counter[str | None] = Counter()
-        self._turns: deque[str | None] = deque()
-
-    def _has_room(self, host: str | None) -> bool:
-        return host is None or self._running[host] < self._max_per_host
+        self._turns: dict[str | None, None] = {}  # in order
 
     def add(self, job: Job) -> None:
         """Let a job wait for its turn, behind others of its host."""
-        queue = self._waiting.setdefault(job.host, deque())
-        queue.append(job)
-        if len(queue) == 1 and self._has_room(job.host):
-            self._turns.append(job.host)
+        self._waiting.setdefault(job.host, deque()).append(job)
+        self.review(job.host)
+
+    def review(self, host: str | None) -> None:
+        """Give a host its turn, behind others, if it has none and may have one."""
+        if host not in self._turns and self._has_room(host):
+            self._turns[host] = None
+
+    def _has_room(self, host: str | None) -> bool:
+        queue = self._waiting.get(host)
+        if not queue:
+            return False
+        return host is None or self._running[host] < self._limit(queue[0])
 
     def next(self) -> Job | None:
         """The job to start now, which then runs until `release`; None if no job waits, or only for hosts that are busy."""
-        if not self._turns:
-            return None
-        host = self._turns.popleft()
-        job = self._waiting[host].popleft()
-        self._running[host] += 1
-        if not self._waiting[host]:
-            del self._waiting[host]
-        elif self._has_room(host):
-            self._turns.append(host)
-        return job
+        while self._turns:
+            host = next(iter(self._turns))
+            del self._turns[host]
+            if not self._has_room(host):  # its limit shrank
+                continue
+            job = self._waiting[host].popleft()
+            self._running[host] += 1
+            if not self._waiting[host]:
+                del self._waiting[host]
+            self.review(host)
+            return job
+        return None
 
     def release(self, job: Job) -> None:
         """A job that ran has ended."""
-        had_room = self._has_room(job.host)
         self._running[job.host] -= 1
         if not self._running[job.host]:
             del self._running[job.host]
-        if not had_room and job.host in self._waiting:
-            self._turns.append(job.host)
+        self.review(job.host)

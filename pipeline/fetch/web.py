@@ -7,12 +7,15 @@ closed without an answer), order or other kinds of address.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import zlib
 from email.utils import parsedate_to_datetime
 from time import time
+from typing import Any
 
 import aiohttp
+from aiohttp.connector import Connection
 from yarl import URL
 
 from pipeline.config import FetchConfig
@@ -28,24 +31,52 @@ _MAY_PASS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _READ_BUFFER_BYTES = 64 * 1024  # of each connection, beside the body's own bytes
 _MAX_HEADER_BYTES = 16 * 1024  # of one line; security policies get long
 _MAX_HEADERS = 128
+_MAX_INTERIM = 10
+_MAX_INFLATION = 100  # times; a body that is an image hardly shrinks, one that inflates a thousandfold is a bomb
+_KEEP_ALIVE_S = 5.0  # of idle connections: each host of the long tail would hold a socket for nothing
+
+
+class _Response(aiohttp.ClientResponse):
+    """A response that interim ones (100 Continue, 103 Early Hints) may precede, but not without end."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """Read the headers; raises FetchError where only interim responses come."""
+        protocol = connection.protocol
+        assert protocol is not None
+        read, left = protocol.read, _MAX_INTERIM
+
+        async def read_one() -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise FetchError(Reason.BAD_RESPONSE)
+            return await read()
+
+        protocol.read = read_one  # type: ignore[method-assign]  # of this one connection
+        try:
+            return await super().start(connection)
+        finally:
+            protocol.read = read  # type: ignore[method-assign]
 
 
 class WebClient:
     """A session for http(s). Made and closed on the event loop that uses it."""
 
-    def __init__(self, config: FetchConfig, policy: Policy) -> None:
+    def __init__(self, config: FetchConfig) -> None:
         self._config = config
-        self._policy = policy
-        self._resolver = CheckedResolver(policy)
+        self._policy = Policy.of(config, None)
+        self._resolver = CheckedResolver(self._policy)
         connector = aiohttp.TCPConnector(
             limit=0,  # the schedule limits, all in all and by host: waiting for the pool would count as connecting
             resolver=self._resolver,
             use_dns_cache=False,  # the resolver's own remembers failures too
-            socket_factory=functools.partial(checked_socket, policy),
+            socket_factory=functools.partial(checked_socket, self._policy),
+            keepalive_timeout=_KEEP_ALIVE_S,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            timeout=aiohttp.ClientTimeout(total=None, connect=config.connect_timeout_s),
+            response_class=_Response,
+            timeout=aiohttp.ClientTimeout(total=None, connect=config.connect_timeout_s, sock_read=config.read_timeout_s),
             headers={
                 "User-Agent": config.user_agent,
                 "Accept": "image/*,*/*;q=0.8",
@@ -69,6 +100,7 @@ class WebClient:
         """The body that `url` (checked by `policy.locate`) leads to; raises FetchError, aiohttp's or ssl's exceptions."""
         for _ in range(self._config.max_redirects + 1):
             async with self._session.get(url, allow_redirects=False) as response:
+                lease.answered = True
                 if response.status not in _REDIRECTS:
                     self._judge(response)
                     return await self._body(response, lease, budget)
@@ -99,7 +131,11 @@ class WebClient:
             if lease.bytes > max_bytes:
                 raise FetchError(Reason.TOO_LARGE)
         body = parts[0] if len(parts) == 1 else b"".join(parts)
-        return decoded_body(body, response.headers.get("Content-Encoding", ""), max_bytes)
+        encoding = response.headers.get("Content-Encoding", "").strip().lower()
+        if encoding in ("", "identity"):
+            return body
+        # In a thread: up to 100 ms of work, which nobody else should wait for.
+        return await asyncio.get_running_loop().run_in_executor(None, decoded_body, body, encoding, max_bytes)
 
 
 def retry_after_s(header: str | None) -> float | None:
@@ -115,10 +151,8 @@ def retry_after_s(header: str | None) -> float | None:
 
 
 def decoded_body(body: bytes, encoding: str, max_bytes: int) -> bytes:
-    """Undo a content encoding that we did not ask for, never beyond `max_bytes`; raises FetchError."""
-    encoding = encoding.strip().lower()
-    if encoding in ("", "identity"):
-        return body
+    """Undo a content encoding that we did not ask for, never beyond `max_bytes` or `_MAX_INFLATION`; raises FetchError."""
+    max_bytes = min(max_bytes, _MAX_INFLATION * len(body) + 1024)
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise FetchError(Reason.BAD_RESPONSE)
     inflater = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # gzip or zlib, by its header

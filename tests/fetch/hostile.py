@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import ssl
 import threading
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -27,6 +28,7 @@ def response(status: str = "200 OK", body: bytes = BODY, *headers: str) -> bytes
 FIXED: dict[str, bytes] = {
     "/ok": response(),
     "/chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n",
+    "/early-hints": b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n" * 3 + response(),
     "/empty": response(body=b""),
     "/no-content": b"HTTP/1.1 204 No Content\r\n\r\n",
     "/missing": response("404 Not Found"),
@@ -123,6 +125,11 @@ async def _busy_once(server: HostileServer, writer: Writer) -> None:
     writer.write(response("429 Too Many Requests", b"", "Retry-After: 0") if first else response())
 
 
+async def _rest_once(server: HostileServer, writer: Writer) -> None:
+    first = server.hits["/rest-once"] == 1
+    writer.write(response("503 Service Unavailable", b"", "Retry-After: 1") if first else response())
+
+
 async def _cut_once(server: HostileServer, writer: Writer) -> None:
     whole = response()
     writer.write(whole[:5000] if server.hits["/cut-once"] == 1 else whole)
@@ -142,6 +149,7 @@ LIVE: dict[str, Handler] = {
     "/reset": _reset,
     "/hang-up": _hang_up,
     "/busy-once": _busy_once,
+    "/rest-once": _rest_once,
     "/cut-once": _cut_once,
     "/echo": _echo,
 }
@@ -152,6 +160,7 @@ class HostileServer:
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.hits: Counter[str] = Counter()
+        self.asked_at: dict[str, list[float]] = {}  # time.monotonic() of each request, by path
         self.last_request = b""
         self.at_once = 0
         self.most_at_once = 0
@@ -177,6 +186,7 @@ class HostileServer:
                 request = first + await reader.readuntil(b"\r\n\r\n")
                 path = request.split(b" ")[1].decode().partition("?")[0]
                 self.hits[path] += 1
+                self.asked_at.setdefault(path, []).append(time.monotonic())
                 self.last_request = request
                 self.at_once += 1
                 self.most_at_once = max(self.most_at_once, self.at_once)

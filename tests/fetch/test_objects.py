@@ -21,10 +21,9 @@ STRANGE_KEY = "ü b/c?d=e#f%20+g&[h]'.jpg"
 
 def fetch(urls: Iterable[str], storage: StorageConfig, base: str | None = None) -> list[bytes | str | None]:
     """Bytes or reason of each URL."""
-    with Fetcher(LIMITS, storage, base) as fetcher:
-        results = sorted(
-            fetcher.fetch(FetchRequest(index, url) for index, url in enumerate(urls)), key=lambda result: result.index
-        )
+    with Fetcher(LIMITS, storage) as fetcher:
+        requests = [FetchRequest(index, url) for index, url in enumerate(urls)]
+        results = sorted(fetcher.fetch(requests, base), key=lambda result: result.index)
     return [result.data if result.error is None else result.error.reason for result in results]
 
 

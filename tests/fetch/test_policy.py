@@ -85,6 +85,19 @@ LOOPBACK = Policy.of(FetchConfig(allowed_networks=["127.0.0.0/8", "::1/128"]), N
         ("http://[fd00:ec2::254]/", Reason.REFUSED_ADDRESS),
         ("http://[fe80::1]/", Reason.REFUSED_ADDRESS),
         ("http://[ff02::1]/", Reason.REFUSED_ADDRESS),
+        ("http://[::ffff:0:7f00:1]/", Reason.REFUSED_ADDRESS),  # SIIT
+        ("http://[4000::1]/", Reason.REFUSED_ADDRESS),
+        ("http://[2001:0:53aa:64c:0:0:80ff:fffe]/", Reason.REFUSED_ADDRESS),  # Teredo
+        ("http://[fe80::1%25eth0]/", Reason.REFUSED_ADDRESS),
+        ("http://[2606:4700::1111%25eth0]/", Reason.REFUSED_ADDRESS),
+        ("http://[::ffff:8.8.8.8%251]/", Reason.REFUSED_ADDRESS),
+        ("http://%31%32%37.0.0.1/", Reason.BAD_URL),
+        ("http://127.0.0.1%00.example.com/", Reason.BAD_URL),
+        ("http://127.0.0.1\\.example.com/", Reason.BAD_URL),
+        ("http://127.0.0.1\u200b/", Reason.BAD_URL),
+        ("http://\u00ad127.0.0.1/", Reason.BAD_URL),
+        ("http://127\u30020\uff0e0\uff611/", Reason.REFUSED_ADDRESS),  # dots of other scripts
+        ("http://0x7f\u30021/", Reason.REFUSED_ADDRESS),
         ("http://2130706433/", Reason.REFUSED_ADDRESS),
         ("http://0x7f000001/", Reason.REFUSED_ADDRESS),
         ("http://0x7F.1/", Reason.REFUSED_ADDRESS),
@@ -224,6 +237,39 @@ def test_no_unusual_spelling_of_an_address_passes(number: int, spell: object) ->
     assert callable(spell)
     with pytest.raises(FetchError, match=Reason.REFUSED_ADDRESS):
         locate(f"http://{spell(number)}/", PUBLIC)
+
+
+# What looks like a digit or a dot to IDNA: of other widths, circled, raised, bold.
+_DIGITS = {
+    digit: [digit, *(chr(base + int(digit)) for base in (0xFF10, 0x1D7CE, 0x2080)), "⓪①②③④⑤⑥⑦⑧⑨"[int(digit)]]
+    for digit in "0123456789"
+}
+_DOTS = {".": [".", "\u3002", "\uff0e", "\uff61"]}
+
+
+@given(st.ip_addresses(v=4).map(str), st.data())
+def test_no_disguise_of_an_address_reaches_a_resolver(address: str, data: st.DataObject) -> None:
+    """Either refused, or the plain address that the check saw: never a name that something below us takes for an address."""
+    disguised = "".join(data.draw(st.sampled_from((_DIGITS | _DOTS)[character])) for character in address)
+    try:
+        located = locate(f"http://{disguised}/", PUBLIC)
+    except RowError:
+        return
+    assert isinstance(located, WebAddress)
+    check_address(ipaddress.ip_address(str(located.url.raw_host)), ())
+
+
+@given(
+    st.ip_addresses(v=6, network="fc00::/7") | st.ip_addresses(v=6, network="fe80::/10") | st.ip_addresses(v=6, network="::/8")
+)
+def test_no_private_ipv6_address_passes_in_a_url(address: ipaddress.IPv6Address) -> None:
+    for spelling in (address.compressed, address.exploded, address.exploded.upper()):
+        try:
+            located = locate(f"http://[{spelling}]/", PUBLIC)
+        except FetchError:
+            continue
+        assert isinstance(located, WebAddress)
+        assert (address.ipv4_mapped or ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)).is_global
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ class Job:
 
 
 def test_hosts_take_turns() -> None:
-    schedule: Schedule[Job] = Schedule(max_per_host=2)
+    schedule: Schedule[Job] = Schedule(lambda job: 2)
     for number, host in enumerate("aaab"):
         schedule.add(Job(host, number))
     order = [schedule.next() for _ in range(4)]
@@ -30,13 +30,29 @@ def test_hosts_take_turns() -> None:
     assert schedule.next() is None
 
 
+def test_a_limit_that_changes() -> None:
+    limits = {"a": 0, "b": 1}
+    schedule: Schedule[Job] = Schedule(lambda job: limits[str(job.host)])
+    for number, host in enumerate("aab"):
+        schedule.add(Job(host, number))
+    assert [schedule.next(), schedule.next()] == [Job("b", 2), None]
+    limits["a"] = 2
+    schedule.review("a")
+    schedule.review("a")  # has its turn already
+    assert schedule.next() == Job("a", 0)
+    limits["a"] = 1
+    assert schedule.next() is None, "shrank while its turn waited"
+    schedule.release(Job("a", 0))
+    assert schedule.next() == Job("a", 1)
+
+
 @given(
     hosts=st.lists(st.sampled_from(["a", "b", "c", None]), max_size=40),
     limit=st.integers(1, 3),
     choices=st.lists(st.integers(0, 1_000_000), max_size=200),
 )
 def test_every_job_runs_once_within_the_limits(hosts: list[str | None], limit: int, choices: list[int]) -> None:
-    schedule: Schedule[Job] = Schedule(limit)
+    schedule: Schedule[Job] = Schedule(lambda job: limit)
     waiting = [Job(host, number) for number, host in enumerate(hosts)]
     running: list[Job] = []
     done: list[Job] = []

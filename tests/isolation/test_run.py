@@ -52,8 +52,9 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fetch stage as it is, with a decoder that has faults: Ray pickles the stage's function as the driver sees it."""
-    monkeypatch.setattr(dataflow, "image_blocks", functools.partial(image_blocks, decode=POISON))
+    """The fetch stage as it is, with a decoder that has faults."""
+    make_blocks = functools.partial(image_blocks, decode=POISON)
+    monkeypatch.setattr(dataflow, "build", functools.partial(dataflow.build, make_blocks=make_blocks))
 
 
 def png(grey: int, width: int = 20, height: int = 10) -> bytes:

@@ -52,8 +52,7 @@ QUIET = {
 # Of a Ray started here. It ends workers that are idle for a second while there are more of them than CPUs, and tasks of half a
 # CPU need more: without this, every other fetch task begins with the start of a process and seconds of imports.
 KEPT_WORKERS = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
-# How often the same work is given to another process after the one that had it died. Ray's default is for ever.
-DEATHS = 5
+COMMIT_DEATHS = 5  # how often a commit is given to another process after the one that had it died; Ray's default is 3
 
 
 @contextmanager
@@ -193,19 +192,20 @@ def build(
         return timed_write(partial(out.stage, output, manifest.shards), scored)
 
     items = [{"shard": c.shard, "starts": [a for a, _ in c.ranges], "stops": [b for _, b in c.ranges]} for c in chunks]
+    deaths = config.compute.worker_deaths  # Ray's default is for ever
     return (
         ray.data.from_items(items, override_num_blocks=len(items))
-        .map_batches(fetch, batch_size=1, batch_format="pyarrow", num_cpus=config.compute.fetch_cpus, max_retries=DEATHS)
+        .map_batches(fetch, batch_size=1, batch_format="pyarrow", num_cpus=config.compute.fetch_cpus, max_retries=deaths)
         .map_batches(
             Replica,
             fn_constructor_args=(make_scorer, output, manifest.captions_are_lists),
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=resources.replicas, max_tasks_in_flight_per_actor=resources.queue_blocks),
-            max_task_retries=DEATHS,
+            max_task_retries=deaths,
             **score_options,
         )
-        .map_batches(stage, batch_size=None, batch_format="pyarrow", num_cpus=STAGE_CPUS, max_retries=DEATHS)
+        .map_batches(stage, batch_size=None, batch_format="pyarrow", num_cpus=STAGE_CPUS, max_retries=deaths)
     )
 
 
@@ -240,8 +240,9 @@ def own_errors() -> Iterator[None]:
         yield
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError) as error:
         raise ClusterError(
-            f"a worker died {DEATHS + 1} times at the same rows ({_first_line(error)}): it may lack memory - lower "
-            "--compute.batch_size or --compute.block_rows - or a driver; what is staged is kept"
+            f"workers kept dying at the same rows ({_first_line(error)}): they may lack memory - lower "
+            "--compute.batch_size or --compute.block_rows - or a driver; what is staged is kept; --compute.worker_deaths says "
+            "how often they may"
         ) from error
     except ray.exceptions.RayError as error:
         # a RayTaskError is an instance of its cause's class as well, but prints a traceback of the worker
@@ -257,7 +258,7 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
-@ray.remote(num_cpus=0, max_retries=DEATHS)
+@ray.remote(num_cpus=0, max_retries=COMMIT_DEATHS)
 def _commit(output: Output, shard: Shard, url_column: str | None) -> Committed:
     return out.commit(output, shard, url_column)
 

@@ -50,7 +50,7 @@ QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
 # How often the same work is given to another process after the one that had it died. Ray's default is for ever.
-DEATHS = 5
+DEATHS = 3
 DEFAULT_BATCH = {"cuda": 128, "cpu": 16}
 
 

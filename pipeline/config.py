@@ -157,7 +157,7 @@ class ComputeConfig(Section):
     block_rows: int | None = Field(default=None, ge=1)
     """Images that a fetch task hands on at a time, and rows of a staged part at least. None: half a second of a replica's
     work, 512 at most (226 MB of pixels at 384), and no more than the object store holds."""
-    worker_deaths: int = Field(default=5, ge=0)
+    worker_deaths: int = Field(default=3, ge=0)
     """How often the same work is given to another process after the one that had it died; then the run ends, resumable."""
     fetch_cpus: float = Field(default=0.5, gt=0)
     """CPUs that a fetch task reserves; below 1, two share a core, and one decodes while the other waits for hosts."""

@@ -52,7 +52,7 @@ QUIET = {
 # Of a Ray started here. It ends workers that are idle for a second while there are more of them than CPUs, and tasks of half a
 # CPU need more: without this, every other fetch task begins with the start of a process and seconds of imports.
 KEPT_WORKERS = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
-COMMIT_DEATHS = 5  # how often a commit is given to another process after the one that had it died; Ray's default is 3
+COMMIT_DEATHS = 3  # how often a commit is given to another process after the one that had it died
 
 
 @contextmanager

@@ -58,6 +58,8 @@ class FaultyScorer(EchoScorer):
                 os._exit(1)
             if self.how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.how == "disk":
+                raise StorageError("no space left")
             raise RuntimeError("CUDA error: device-side assert triggered")
         return super().score(pixels, captions)
 
@@ -183,8 +185,8 @@ def test_a_second_chance_that_dies_leaves_an_output_and_goes_on(folder: Path, ch
         (folder / "in" / f"{number}.png").write_bytes(png(4 * number))
     (folder / "failures").mkdir()
     retry = config_of(folder, checkpoint, retry="failed_to_download")
-    with pytest.raises(ClusterError):
-        score(retry, functools.partial(FaultyScorer, folder / "failures", "exit", 1000))
+    with pytest.raises(StorageError, match="no space left"):
+        score(retry, functools.partial(FaultyScorer, folder / "failures", "disk", 1000))
     values = scores_of(folder)
     assert [value for number, value in enumerate(values) if number not in DEAD] == [
         value for number, value in enumerate(expected()) if number not in DEAD

@@ -251,11 +251,12 @@ def own_errors() -> Iterator[None]:
             cause = getattr(cause, "cause", None) or cause.__cause__
         if cause is None:
             raise
+        cause.args = (_first_line(cause),)  # Ray appends advice on settings of its own to what tasks of its graph raise
         raise cause from None
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @ray.remote(num_cpus=0, max_retries=COMMIT_DEATHS)

@@ -197,7 +197,8 @@ def _stream(job: Job, resources: Resources, make_scorer: MakeScorer, listener: L
         except ClusterError as error:
             if tracker.rows == before and fruitless + 1 >= MAX_FRUITLESS_PASSES:
                 raise
-            log.warning("%s; going on with what is missing", error)
+            # its text alone: whoever keeps log records would keep the replicas of this pass, and their CPUs, with the traceback
+            log.warning("%s; going on with what is missing", str(error))
         fruitless = 0 if tracker.rows > before else fruitless + 1
     if len(tracker.committed) < len(job.manifest.shards):
         raise CapsieveError(f"{MAX_FRUITLESS_PASSES} passes in a row staged nothing new: {job.output.url} is unfinished")

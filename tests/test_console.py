@@ -77,7 +77,7 @@ def test_the_summary_has_a_line_a_reason(capsys: pytest.CaptureFixture[str]) -> 
 def test_the_summary_names_the_worst_hosts_and_placeholders(capsys: pytest.CaptureFixture[str]) -> None:
     from console import Console
 
-    summary = Summary(10, 10, Counter({("success", None): 10}), 2, 65.0, 5.0, 0.5, {}, 99, "s3://b/o")
+    summary = Summary(10, 10, Counter({("success", None): 10}), 2, 65.0, 5.0, SHARES, {}, 99, "s3://b/o")
     summary = summary._replace(
         worst_hosts=[WorstHost("a.example", 1200, "http 404", 1000), WorstHost("s3://[red]", 2, "not found", 2)],
         placeholders=[Placeholder("ab" * 32, 31)],

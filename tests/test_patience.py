@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -21,6 +22,7 @@ SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please r
 class Throttling(BaseHTTPRequestHandler):
     """Refuses the first `refusals` requests as S3 does that has too many, then takes everything."""
 
+    protocol_version = "HTTP/1.1"  # clients expect "100 Continue" before they send a body
     refusals = 0
     seen = 0
 
@@ -75,13 +77,17 @@ def test_a_server_that_is_killed_and_comes_back_is_waited_for(clean_env: pytest.
     with LocalS3(buckets=["patience"]) as server:
         for name, value in server.env().items():
             clean_env.setenv(name, value)
-        restart = threading.Thread(target=lambda: server.restart(kill=True))
-        restart.start()
-        for number in range(20):
-            url, data = f"s3://patience/{number}", str(number).encode()
-            patiently(lambda url=url, data=data: storage.write_bytes(url, data, config), config)  # type: ignore[misc]
-            time.sleep(0.05)
-        restart.join()
+
+        def write() -> None:
+            for number in range(20):
+                url, data = f"s3://patience/{number}", str(number).encode()
+                patiently(lambda: storage.write_bytes(url, data, config), config)  # noqa: B023 called at once
+                time.sleep(0.05)
+
+        with ThreadPoolExecutor(1) as pool:  # not the other way round: the server ends with the thread that started it
+            writing = pool.submit(write)
+            server.restart(kill=True)
+            writing.result()
         assert len(storage.list_files("s3://patience", config)) == 20
 
 

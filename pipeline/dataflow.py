@@ -224,35 +224,44 @@ def set_limits(resources: Resources) -> None:
 
 
 def receipts(dataset: Dataset) -> Iterator[Receipt]:
-    """Run the stream; yields as parts are staged. The library's own errors leave workers as what they are."""
-    with own_errors():
-        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+    """Run the stream; yields as parts are staged. Raises the library's own errors as what they were in the workers."""
+    failure: Exception | None = None
+    blocks = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+    del dataset
+    try:
+        for block in blocks:
             assert isinstance(block, pa.Table)
             for row in block.to_pylist():
                 rows = np.frombuffer(row["rows"], "<i8")
                 yield Receipt(row["shard"], rows, row["succeeded"], {name: row[name] for name in COSTS.names})
+    except ray.exceptions.RayError as error:
+        failure = own_error(error)
+    finally:
+        del blocks
+    # Not from within: an error's traceback and context live as long as the error, and a stream that one of their frames names
+    # keeps its replicas, and their CPUs, from the next one.
+    if failure is not None:
+        raise failure
 
 
-@contextmanager
-def own_errors() -> Iterator[None]:
-    """Take our own errors out of the wrappings that Ray puts around what a worker raises."""
-    try:
-        yield
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError) as error:
-        raise ClusterError(
+def own_error(error: ray.exceptions.RayError) -> Exception:
+    """What a worker raised, out of the wrappings that Ray puts around it; Ray's error itself where it was none of ours."""
+    if isinstance(
+        error, ray.exceptions.WorkerCrashedError | ray.exceptions.ActorDiedError | ray.exceptions.ActorUnavailableError
+    ):
+        return ClusterError(
             f"workers kept dying at the same rows ({_first_line(error)}): they may lack memory - lower "
             "--compute.batch_size or --compute.block_rows - or a driver; what is staged is kept; --compute.worker_deaths says "
             "how often they may"
-        ) from error
-    except ray.exceptions.RayError as error:
-        # a RayTaskError is an instance of its cause's class as well, but prints a traceback of the worker
-        cause: BaseException | None = error
-        while cause is not None and (isinstance(cause, ray.exceptions.RayError) or not isinstance(cause, CapsieveError)):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is None:
-            raise
-        cause.args = (_first_line(cause),)  # Ray appends advice on settings of its own to what tasks of its graph raise
-        raise cause from None
+        )
+    # a RayTaskError is an instance of its cause's class as well, but prints a traceback of the worker
+    own: BaseException | None = error
+    while own is not None and (isinstance(own, ray.exceptions.RayError) or not isinstance(own, CapsieveError)):
+        own = getattr(own, "cause", None) or own.__cause__
+    if not isinstance(own, CapsieveError):
+        return error
+    own.args = (_first_line(own),)  # Ray appends advice on settings of its own to what tasks of its graph raise
+    return own
 
 
 def _first_line(error: BaseException) -> str:
@@ -294,10 +303,12 @@ class Committer:
         for reference in done:
             index = self._running.pop(reference)
             try:
-                with own_errors():
-                    committed: Committed | None = ray.get(reference)
-            except MissingRowsError as error:
-                log.warning("%s: %s", self._manifest.shards[index].name, error)
+                committed: Committed | None = ray.get(reference)
+            except ray.exceptions.RayError as error:
+                failure = own_error(error)
+                if not isinstance(failure, MissingRowsError):
+                    raise failure from None
+                log.warning("%s: %s", self._manifest.shards[index].name, failure)
                 committed = None
             yield index, committed
 

@@ -188,11 +188,13 @@ def _stream(job: Job, resources: Resources, make_scorer: MakeScorer, listener: L
         if not chunks:
             break
         before = tracker.rows
-        dataset = dataflow.build(
-            job.config, job.manifest, chunks, make_scorer, job.output, resources=resources, image_size=job.model.image_size
-        )
         try:
-            for progress in _one_pass(job, dataflow.receipts(dataset), committer, lease, resources):
+            dataset = dataflow.build(
+                job.config, job.manifest, chunks, make_scorer, job.output, resources=resources, image_size=job.model.image_size
+            )
+            receipts = dataflow.receipts(dataset)
+            del dataset
+            for progress in _one_pass(job, receipts, committer, lease, resources):
                 listener.progressed(progress(time.monotonic() - began))
         except ClusterError as error:
             if tracker.rows == before and fruitless + 1 >= MAX_FRUITLESS_PASSES:

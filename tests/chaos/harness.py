@@ -116,6 +116,17 @@ class Chaos:
         assert self.cluster is not None
         self.nodes.append(self.cluster.add_node(num_cpus=NODE_CPUS, include_dashboard=False))
 
+    def replace_dead_nodes(self) -> None:
+        """What an earlier run's kill took along in the end, on a machine that was too busy to give signs of life."""
+        assert self.cluster is not None
+        for node in list(self.nodes):
+            if any(info.process.poll() is not None for info in node.all_processes.get("raylet", [])):
+                self.cluster.remove_node(node, allow_graceful=False)
+                self.nodes.remove(node)
+        while len(self.nodes) < NODES:
+            self.add_node()
+        self.cluster.wait_for_nodes(timeout=LIMIT_S)
+
     def start_driver(self, name: str) -> subprocess.Popen[str]:
         """A driver that writes to the output of this name."""
         assert self.cluster is not None
@@ -137,6 +148,7 @@ class Chaos:
         began = time.monotonic()
         errors: list[str] = []
         resumes = 0
+        self.replace_dead_nodes()
         driver = self.start_driver(name)
         self.wait_for_parts(driver, f"s3://chaos/{name}")
         time.sleep(after_s)

@@ -112,12 +112,12 @@ def stream(config: Config, make_scorer: MakeScorer, make: MakeBlocks = image_blo
     """Run the graph of a run on a cluster that is there, up to its receipts."""
     job = run.begin(run.check(config, Silent()))
     resources = dataflow.plan_resources(config, run.work_of(job))
-    dataset = dataflow.build(
+    stream = dataflow.build(
         config, job.manifest, plan_chunks(job.tracker, resources.chunk_rows), make_scorer, job.output,
         resources=resources, image_size=job.model.image_size, make_blocks=make,
     )  # fmt: skip
     began, arrivals, rows = time.monotonic(), [], []
-    for receipt in dataflow.receipts(dataset):
+    for receipt in dataflow.receipts(stream):
         job.tracker.add(receipt)
         arrivals.append(time.monotonic() - began)
         rows.append(len(receipt.rows))

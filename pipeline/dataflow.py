@@ -14,10 +14,12 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -163,6 +165,14 @@ def _bounds_accepted() -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class Stream:
+    """A stream that `receipts` runs. `replicas`: what the names of its actors begin with."""
+
+    dataset: Dataset
+    replicas: str
+
+
 @_bounds_accepted()
 def build(
     config: Config,
@@ -174,8 +184,8 @@ def build(
     resources: Resources,
     image_size: int,
     make_blocks: MakeBlocks = image_blocks,
-) -> Dataset:
-    """The whole stream, lazily: iterating over it runs it, and yields `schema.RECEIPT` rows.
+) -> Stream:
+    """The whole stream, lazily: `receipts` runs it. Its dataset has `schema.RECEIPT` rows.
 
     `make_scorer` and `make_blocks` are its seams: what a replica scores with, and where a chunk's images come from.
     """
@@ -193,7 +203,8 @@ def build(
 
     items = [{"shard": c.shard, "starts": [a for a, _ in c.ranges], "stops": [b for _, b in c.ranges]} for c in chunks]
     deaths = config.compute.worker_deaths  # Ray's default is for ever
-    return (
+    replicas = f"capsieve-replica-{uuid4()}"
+    dataset = (
         ray.data.from_items(items, override_num_blocks=len(items))
         .map_batches(fetch, batch_size=1, batch_format="pyarrow", num_cpus=config.compute.fetch_cpus, max_retries=deaths)
         .map_batches(
@@ -203,10 +214,12 @@ def build(
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=resources.replicas, max_tasks_in_flight_per_actor=resources.queue_blocks),
             max_task_retries=deaths,
+            ray_remote_args_fn=lambda: {"name": f"{replicas}-{uuid4()}"},  # called for each of them
             **score_options,
         )
         .map_batches(stage, batch_size=None, batch_format="pyarrow", num_cpus=STAGE_CPUS, max_retries=deaths)
     )
+    return Stream(dataset, replicas)
 
 
 def set_limits(resources: Resources) -> None:
@@ -223,11 +236,9 @@ def set_limits(resources: Resources) -> None:
     context.execution_options.resource_limits = limits.copy(object_store_memory=resources.stream_bytes)
 
 
-def receipts(dataset: Dataset) -> Iterator[Receipt]:
+def receipts(stream: Stream) -> Generator[Receipt, None, None]:
     """Run the stream; yields as parts are staged. Raises the library's own errors as what they were in the workers."""
-    failure: Exception | None = None
-    blocks = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
-    del dataset
+    blocks = iter(stream.dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
     try:
         for block in blocks:
             assert isinstance(block, pa.Table)
@@ -235,13 +246,20 @@ def receipts(dataset: Dataset) -> Iterator[Receipt]:
                 rows = np.frombuffer(row["rows"], "<i8")
                 yield Receipt(row["shard"], rows, row["succeeded"], {name: row[name] for name in COSTS.names})
     except ray.exceptions.RayError as error:
-        failure = own_error(error)
+        raise own_error(error) from None
     finally:
         del blocks
-    # Not from within: an error's traceback and context live as long as the error, and a stream that one of their frames names
-    # keeps its replicas, and their CPUs, from the next one.
-    if failure is not None:
-        raise failure
+        _end_replicas(stream)
+
+
+def _end_replicas(stream: Stream) -> None:
+    """Give the replicas' CPUs and GPUs back now: Ray does once nothing names the stream, and errors' tracebacks do for long."""
+    if not ray.is_initialized():
+        return
+    for name in ray.util.list_named_actors():
+        if name.startswith(stream.replicas):
+            with suppress(ValueError, ray.exceptions.RayError):  # it has ended by itself
+                ray.kill(ray.get_actor(name))
 
 
 def own_error(error: ray.exceptions.RayError) -> Exception:

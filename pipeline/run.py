@@ -7,6 +7,7 @@ Knows nothing of how Ray is asked (`dataflow`), or of how anything is printed (`
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -189,18 +190,16 @@ def _stream(job: Job, resources: Resources, make_scorer: MakeScorer, listener: L
             break
         before = tracker.rows
         try:
-            dataset = dataflow.build(
+            stream = dataflow.build(
                 job.config, job.manifest, chunks, make_scorer, job.output, resources=resources, image_size=job.model.image_size
             )
-            receipts = dataflow.receipts(dataset)
-            del dataset
-            for progress in _one_pass(job, receipts, committer, lease, resources):
-                listener.progressed(progress(time.monotonic() - began))
+            with contextlib.closing(dataflow.receipts(stream)) as receipts:
+                for progress in _one_pass(job, receipts, committer, lease, resources):
+                    listener.progressed(progress(time.monotonic() - began))
         except ClusterError as error:
             if tracker.rows == before and fruitless + 1 >= MAX_FRUITLESS_PASSES:
                 raise
-            # its text alone: whoever keeps log records would keep the replicas of this pass, and their CPUs, with the traceback
-            log.warning("%s; going on with what is missing", str(error))
+            log.warning("%s; going on with what is missing", error)
         fruitless = 0 if tracker.rows > before else fruitless + 1
     if len(tracker.committed) < len(job.manifest.shards):
         raise CapsieveError(f"{MAX_FRUITLESS_PASSES} passes in a row staged nothing new: {job.output.url} is unfinished")

@@ -216,18 +216,17 @@ def test_parts_of_a_manifest_that_changed_are_refused_as_well(folder: Path, chec
     from pipeline.progress import plan_chunks
 
     chunk = plan_chunks(job.tracker, 100)[0]._replace(ranges=((0, 30),))
-    dataset = dataflow.build(
+    stream = dataflow.build(
         config, job.manifest, [chunk], EchoScorer, job.output,
         resources=dataflow.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
     )  # fmt: skip
-    list(dataflow.receipts(dataset))
+    list(dataflow.receipts(stream))
     pq.write_table(pq.read_table(folder / "in" / "m.parquet").slice(1), folder / "in" / "m.parquet")
     with pytest.raises(OutputError, match=r"rows was 60, now 59"):
         score(config)
 
 
 def test_a_replica_that_always_dies_ends_the_run(folder: Path, checkpoint: str) -> None:
-    """The last one here: the exceptions that pytest keeps of it hold its replicas' CPUs until the cluster ends."""
     (folder / "failures").mkdir()
     with pytest.raises(ClusterError, match="workers kept dying at the same rows"):
         score(config_of(folder, checkpoint), functools.partial(FaultyScorer, folder / "failures", "exit", 1000))

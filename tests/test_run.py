@@ -183,10 +183,10 @@ def test_a_restart_scores_only_rows_that_no_part_holds(tmp_path: Path, checkpoin
     resources = dataflow.plan_resources(config, run.work_of(job))
     (chunk,) = plan_chunks(job.tracker, 100)
     some = chunk._replace(ranges=((5, 25),))  # a run that died after it had staged these
-    dataset = dataflow.build(
+    stream = dataflow.build(
         config, job.manifest, [some], EchoScorer, job.output, resources=resources, image_size=job.model.image_size
     )
-    assert sum(len(receipt.rows) for receipt in dataflow.receipts(dataset)) == 20
+    assert sum(len(receipt.rows) for receipt in dataflow.receipts(stream)) == 20
 
     recorder = Recorder()
     summary = score(config, recorder)
@@ -200,11 +200,11 @@ def test_a_run_that_died_before_its_commit_is_committed_without_scoring(tmp_path
     pq.write_table(manifest_table(30), tmp_path / "in" / "m.parquet")
     config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint)
     job = run.begin(run.check(config, Recorder()))
-    dataset = dataflow.build(
+    stream = dataflow.build(
         config, job.manifest, plan_chunks(job.tracker, 100), EchoScorer, job.output,
         resources=dataflow.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
     )  # fmt: skip
-    list(dataflow.receipts(dataset))
+    list(dataflow.receipts(stream))
     assert score(config).rows_scored == 0
     assert read(str(tmp_path / "out" / "m-00000.parquet")).num_rows == 30
 
@@ -224,12 +224,12 @@ def test_the_stages_are_operators_of_their_own_without_gpus(tmp_path: Path, chec
     pq.write_table(manifest_table(60), tmp_path / "in" / "m.parquet")
     config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint, compute={"chunk_rows": 20})
     job = run.begin(run.check(config, Recorder()))
-    dataset = dataflow.build(
+    stream = dataflow.build(
         config, job.manifest, plan_chunks(job.tracker, 20), EchoScorer, job.output,
         resources=dataflow.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
     )  # fmt: skip
-    list(dataflow.receipts(dataset))
-    operators = [line for line in dataset.stats().splitlines() if line.startswith("Operator")]
+    list(dataflow.receipts(stream))
+    operators = [line for line in stream.dataset.stats().splitlines() if line.startswith("Operator")]
     names = [line.split(":")[0].split(" ", 2)[2] for line in operators]
     assert names == ["FromItems", "MapBatches(fetch)", "MapBatches(Replica)", "MapBatches(stage)"]
 
@@ -241,11 +241,11 @@ def test_a_block_of_the_fetch_stage_stays_one_block(tmp_path: Path, checkpoint: 
     pq.write_table(pa.table({"image": images, "caption": ["c"] * 96}), tmp_path / "in" / "m.parquet")
     config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint, compute={"chunk_rows": 96, "block_rows": 16})
     job = run.begin(run.check(config, Recorder()))
-    dataset = dataflow.build(
+    stream = dataflow.build(
         config, job.manifest, plan_chunks(job.tracker, 96), EchoScorer, job.output,
         resources=dataflow.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
     )  # fmt: skip
-    assert [len(receipt.rows) for receipt in dataflow.receipts(dataset)] == [16] * 6
+    assert [len(receipt.rows) for receipt in dataflow.receipts(stream)] == [16] * 6
 
 
 def test_lists_of_captions_and_embeddings_and_a_prefix(tmp_path: Path, checkpoint: str) -> None:
@@ -290,12 +290,12 @@ def test_a_worker_s_user_error_reaches_the_driver_as_itself(tmp_path: Path, chec
     config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint)
     job = run.begin(run.check(config, Recorder()))
     blocked = output.Output(str(tmp_path / "in" / "m.parquet"), config.storage, job.output.scores, "", {})  # a file, no folder
-    dataset = dataflow.build(
+    stream = dataflow.build(
         config, job.manifest, plan_chunks(job.tracker, 100), EchoScorer, blocked,
         resources=dataflow.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
     )  # fmt: skip
     with pytest.raises(StorageError):
-        list(dataflow.receipts(dataset))
+        list(dataflow.receipts(stream))
     assert ray.is_initialized()
 
 

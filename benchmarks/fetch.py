@@ -44,7 +44,7 @@ from fetch_clients import (
 )
 from fetch_server import address
 from harness import publish
-from preprocess import picture
+from pictures import web_image
 
 from pipeline.config import ComputeConfig
 
@@ -63,7 +63,7 @@ def make_files(folder: Path) -> None:
     """JPEGs whose sizes are those of web images."""
     for number in range(FILES):
         width, height = SIZES[number % len(SIZES)]
-        (folder / f"{number:02}.jpg").write_bytes(picture(width, height, seed=number))
+        (folder / f"{number:02}.jpg").write_bytes(web_image(width, height, seed=number))
     sizes = [path.stat().st_size for path in folder.glob("*.jpg")]
     print(f"{len(sizes)} JPEGs of {min(sizes) // 1000} to {max(sizes) // 1000} KB", file=sys.stderr)
 
@@ -153,11 +153,16 @@ def _hosts_server(folder: Path) -> Any:
 
 
 def hosts(folder: Path, options: argparse.Namespace) -> dict[str, list[Measured]]:
-    """The fetcher alone, on a list long enough to see how fast it is beside hosts that hang."""
+    """The fetcher alone, with few and with many rows a host: what a host costs until it counts as down, it costs once."""
+    found: dict[str, list[Measured]] = {}
     with _hosts_server(folder) as server:
-        lists = _dead_and_alive(server, 12_000)
-        variants = {f"fetch alone, {name}": partial(in_own_process, fetch_urls, urls) for name, urls in lists.items()}
-        return take_turns(variants, options.rounds)
+        for rows in (20, 60):
+            lists = _dead_and_alive(server, rows * HOSTS)
+            variants = {
+                f"{rows} rows a host: {name}": partial(in_own_process, fetch_urls, urls) for name, urls in lists.items()
+            }
+            found |= take_turns(variants, options.rounds)
+    return found
 
 
 def chunks(folder: Path, options: argparse.Namespace) -> dict[str, list[Measured]]:
@@ -196,7 +201,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--img2dataset-python", metavar="PATH", help="Python of an environment that has img2dataset")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--chunks", type=int, default=12, help="chunks of the section of that name")
+    parser.add_argument("--chunks", type=int, default=40, help="chunks of the section of that name")
     parser.add_argument("--chunk-rows", type=int, help="rows of each; default: compute.chunk_rows")
     options = parser.parse_args(argv)
     if "http" in options.only and not options.img2dataset_python:
@@ -207,7 +212,7 @@ def main(argv: list[str]) -> int:
             found = SECTIONS[name](Path(scratch), options)
             groups: dict[str, dict[str, list[Measured]]] = {}
             for variant, runs in found.items():
-                groups.setdefault(variant.partition(":")[0] if name == "http" else name, {})[variant] = runs
+                groups.setdefault(variant.partition(":")[0] if name in ("http", "hosts") else name, {})[variant] = runs
             rows, figures = [], {}
             for group in groups.values():
                 some, raw = rows_of(group, by_cpu=name in ("http", "s3"))

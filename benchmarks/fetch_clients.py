@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.config import Config, FetchConfig, StorageConfig
-from pipeline.fetch import Fetcher, FetchRequest
+from pipeline.fetch import FetchRequest, process_fetcher
 from pipeline.local_s3 import LocalS3, die_with_us, free_ports
 
 HERE = Path(__file__).parent
@@ -49,17 +49,17 @@ def fetch_urls(urls: Sequence[str], config: FetchConfig = FETCH, side: int = 0, 
     torch.set_num_threads(1)
     requests = [FetchRequest(index, url) for index, url in enumerate(urls)]
     images, last = 0, 0.0
-    with Fetcher(config, StorageConfig()) as fetcher:
-        began, began_cpu = time.perf_counter(), time.process_time()
-        for result in fetcher.fetch(requests):
-            if result.data is not None:
-                images += 1
-                if side:
-                    decode(result.data, side)
-                last = time.perf_counter()
-                if images == enough:
-                    return Measured(images, last - began, time.process_time() - began_cpu)
-        ended = time.perf_counter()
+    fetcher = process_fetcher(config, StorageConfig())
+    began, began_cpu = time.perf_counter(), time.process_time()
+    for result in fetcher.fetch(requests):
+        if result.data is not None:
+            images += 1
+            if side:
+                decode(result.data, side)
+            last = time.perf_counter()
+            if images == enough:
+                return Measured(images, last - began, time.process_time() - began_cpu)
+    ended = time.perf_counter()
     return Measured(images, last - began, time.process_time() - began_cpu, ended - began)
 
 

@@ -59,3 +59,9 @@ def jpeg(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2)
     return buffer.getvalue()
+
+
+def web_image(width: int, height: int, seed: int) -> bytes:
+    """A JPEG as the web has them: the contents in turn, at the middle quality."""
+    make = list(CONTENTS.values())[seed % len(CONTENTS)]
+    return jpeg(make(width, height, seed), QUALITIES[1])

@@ -27,7 +27,7 @@ import flow
 import pyarrow as pa
 from flow import Flow
 from harness import publish
-from preprocess import picture
+from pictures import web_image
 
 from pipeline import dataflow, output, run
 from pipeline.bottleneck import sentence
@@ -72,7 +72,7 @@ def bucket_of(rows: int, folder: Path) -> Iterator[str]:
     """A local S3 server with as many JPEGs of 640x480 as there are rows; yields the manifest's folder."""
     with LocalS3(buckets=[BUCKET]) as server:
         os.environ.update(server.env())
-        files = [picture(640, 480, seed) for seed in range(min(PICTURES, rows))]
+        files = [web_image(640, 480, seed) for seed in range(min(PICTURES, rows))]
         urls = [f"s3://{BUCKET}/{number:06}.jpg" for number in range(rows)]
         for number, url in enumerate(urls):
             write_bytes(url, files[number % len(files)], StorageConfig())

@@ -180,7 +180,7 @@ class FetchConfig(Section):
     """Where the doubling ends."""
     max_retry_after_s: float = Field(default=20.0, ge=0)
     """Longest wait that a host may ask for with Retry-After; one that asks for more is not asked again for this row."""
-    host_failures: int = Field(default=8, ge=1)
+    host_failures: int = Field(default=5, ge=1)
     """So many connections in a row that fail, or get no answer in time, and the host counts as down: its rows fail at once.
     Until it has answered once, no more are made to it at a time."""
     host_down_s: float = Field(default=60.0, ge=0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
+import gc
 import logging
 import resource
 import threading
@@ -19,6 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
+
+import uvloop
 
 from pipeline.config import FetchConfig, StorageConfig
 from pipeline.errors import RowError
@@ -61,7 +64,7 @@ class Fetcher:
         self._engine: _Engine | None = None
 
     def __enter__(self) -> Self:
-        loop = asyncio.new_event_loop()
+        loop = uvloop.new_event_loop()
         loop.set_default_executor(ThreadPoolExecutor(_DNS_THREADS, "fetch-dns"))
         thread = threading.Thread(target=loop.run_forever, name="fetch", daemon=True)
         thread.start()
@@ -129,6 +132,8 @@ def process_fetcher(config: FetchConfig, storage: StorageConfig) -> Fetcher:
 
 @functools.cache
 def _kept_open(config: str, storage: str) -> Fetcher:
+    gc.collect()
+    gc.freeze()  # what is imported by now stays: hundreds of thousands of objects that the collector would go through again
     fetcher = Fetcher(FetchConfig.model_validate_json(config), StorageConfig.model_validate_json(storage)).__enter__()
     atexit.register(fetcher.__exit__, None, None, None)
     return fetcher

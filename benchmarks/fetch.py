@@ -176,20 +176,25 @@ def chunks(folder: Path, options: argparse.Namespace) -> dict[str, list[Measured
             pq.write_table(pa.table({"url": urls, "caption": ["c"] * len(urls)}), path)
             Path(f"{path}.json").write_text(json.dumps(len(urls)))
             chunk_rows = options.chunk_rows or defaults.chunk_rows
-            variants[f"fetch stage, {name}"] = partial(run_chunks, path, chunk_rows, tasks)
+            variants[f"fetch stage: {name}"] = partial(run_chunks, path, chunk_rows, tasks)
         return take_turns(variants, 1)
 
 
 def hostile(folder: Path, options: argparse.Namespace) -> dict[str, list[Measured]]:
     """1,000 good rows, alone and beside five of each misbehaviour, until the last good one came."""
+    found: dict[str, list[Measured]] = {}
     with serving(folder, 50, "good:0-19") as server, hostile_serving() as port:
         good = http_urls(server, 1000, 0, 19)
         bad = [f"http://127.0.0.1:{port}/{path}" for path in MISBEHAVIOUR for _ in range(5)]
         both = [*good, *bad]
         random.Random(0).shuffle(both)
         lists = {"1,000 good rows": good, f"beside {len(bad)} hostile ones": both}
-        variants = {name: partial(in_own_process, fetch_urls, urls, FETCH, 0, 1000) for name, urls in lists.items()}
-        return take_turns(variants, max(5, options.rounds))
+        for side, what in ((0, "as they are"), (384, "decoded to 384")):
+            variants = {
+                f"{what}: {name}": partial(in_own_process, fetch_urls, urls, FETCH, side, 1000) for name, urls in lists.items()
+            }
+            found |= take_turns(variants, max(5, options.rounds))
+    return found
 
 
 SECTIONS = {"http": http, "s3": s3, "hosts": hosts, "chunks": chunks, "hostile": hostile}
@@ -212,7 +217,7 @@ def main(argv: list[str]) -> int:
             found = SECTIONS[name](Path(scratch), options)
             groups: dict[str, dict[str, list[Measured]]] = {}
             for variant, runs in found.items():
-                groups.setdefault(variant.partition(":")[0] if name in ("http", "hosts") else name, {})[variant] = runs
+                groups.setdefault(variant.partition(":")[0], {})[variant] = runs
             rows, figures = [], {}
             for group in groups.values():
                 some, raw = rows_of(group, by_cpu=name in ("http", "s3"))

@@ -184,7 +184,7 @@ class FetchConfig(Section):
     """So many connections in a row that fail, or get no answer in time, and the host counts as down: its rows fail at once.
     Until it has answered once, no more are made to it at a time."""
     host_down_s: float = Field(default=60.0, ge=0)
-    """After which one row asks a host that was down again."""
+    """After which one row asks a host that was down again; doubles each time in vain, up to 16 times as long."""
     max_bytes: int = Field(default=32 * MIB, ge=1)
     """Largest body read; enforced while reading."""
     max_in_flight: int = Field(default=256, ge=1)

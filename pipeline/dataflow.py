@@ -264,6 +264,8 @@ def _end_replicas(stream: Stream) -> None:
 
 def own_error(error: ray.exceptions.RayError) -> Exception:
     """What a worker raised, out of the wrappings that Ray puts around it; Ray's error itself where it was none of ours."""
+    if isinstance(error, ray.exceptions.ActorDiedError) and error.actor_init_failed:
+        return ClusterError(f"no replica can start: {str(error).strip().splitlines()[-1]}")  # a traceback, its cause last
     if isinstance(
         error, ray.exceptions.WorkerCrashedError | ray.exceptions.ActorDiedError | ray.exceptions.ActorUnavailableError
     ):

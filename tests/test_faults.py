@@ -231,3 +231,12 @@ def test_a_replica_that_always_dies_ends_the_run(folder: Path, checkpoint: str) 
     with pytest.raises(ClusterError, match="workers kept dying at the same rows"):
         score(config_of(folder, checkpoint), functools.partial(FaultyScorer, folder / "failures", "exit", 1000))
     assert [path.name for path in (folder / "out").iterdir() if path.is_file()] == ["_run.json"], "and the lease is gone"
+
+
+def no_device() -> EchoScorer:
+    raise RuntimeError("CUDA driver version is insufficient")
+
+
+def test_a_replica_that_cannot_start_says_why(folder: Path, checkpoint: str) -> None:
+    with pytest.raises(ClusterError, match="no replica can start: RuntimeError: CUDA driver version is insufficient"):
+        score(config_of(folder, checkpoint), no_device)

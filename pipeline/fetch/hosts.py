@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _MAX_HOSTS = 100_000  # some 200 bytes each
+_MAX_DOUBLINGS = 4  # of the time that a host is left alone: each row that asks in vain holds up its chunk for a time-out
 
 
 @dataclass(slots=True)
@@ -16,6 +17,8 @@ class _Host:
     answered: bool = False  # ever
     failures: int = 0  # in a row
     asks_again_at: float = 0.0  # where failures reach the limit
+    asked_again: bool = False  # and nothing came of it yet
+    in_vain: int = 0  # times that this failed, since the last answer
 
 
 class Hosts:
@@ -33,7 +36,8 @@ class Hosts:
             return True
         if now < host.asks_again_at:
             return False
-        host.asks_again_at = now + self._down_s  # until the one who asks knows more
+        host.asked_again = True
+        host.asks_again_at = now + self._rest_s(host)  # until the one who asks knows more
         return True
 
     def has_answered(self, name: str) -> bool:
@@ -49,14 +53,19 @@ class Hosts:
     def answered(self, name: str) -> None:
         """Headers came, whatever they said."""
         host = self._host(name)
-        host.answered, host.failures = True, 0
+        host.answered, host.failures, host.asked_again, host.in_vain = True, 0, False, 0
 
     def failed(self, name: str, now: float) -> None:
         """A connection failed, or no headers came in time."""
         host = self._host(name)
         host.failures += 1
         if host.failures >= self._max_failures:
-            host.asks_again_at = now + self._down_s
+            host.in_vain += host.asked_again
+            host.asked_again = False
+            host.asks_again_at = now + self._rest_s(host)
+
+    def _rest_s(self, host: _Host) -> float:
+        return self._down_s * float(2 ** min(host.in_vain, _MAX_DOUBLINGS))
 
     def _host(self, name: str) -> _Host:
         host = self._hosts.get(name)

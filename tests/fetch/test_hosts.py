@@ -30,11 +30,28 @@ def test_one_at_a_time_asks_a_host_that_was_down() -> None:
     assert hosts.admits("a:80", now=60)
     assert not hosts.admits("a:80", now=61), "the first has not come back yet"
     hosts.failed("a:80", now=65)
-    assert not hosts.admits("a:80", now=120), "still down: the time begins again"
-    assert hosts.admits("a:80", now=125)
+    assert not hosts.admits("a:80", now=184), "still down: twice the time"
+    assert hosts.admits("a:80", now=185)
     hosts.answered("a:80")
-    assert hosts.admits("a:80", now=126)
-    assert hosts.admits("a:80", now=126)
+    assert hosts.admits("a:80", now=186)
+    assert hosts.admits("a:80", now=186)
+    hosts.failed("a:80", now=187)
+    assert hosts.admits("a:80", now=247), "an answer begins the count anew"
+
+
+def test_failures_of_what_was_under_way_do_not_lengthen_the_time() -> None:
+    hosts = Hosts(max_failures=1, down_s=60)
+    for _ in range(20):
+        hosts.failed("a:80", now=0)
+    assert hosts.admits("a:80", now=60)
+
+
+def test_the_time_does_not_grow_for_ever() -> None:
+    hosts, now = Hosts(max_failures=1, down_s=60), 0.0
+    for _ in range(10):
+        hosts.failed("a:80", now)
+        now += 16 * 60
+        assert hosts.admits("a:80", now)
 
 
 def test_who_answered_once_is_remembered() -> None:
@@ -56,6 +73,6 @@ def test_a_host_is_never_given_up(events: list[tuple[bool, float]], max_failures
             hosts.answered("a:80")
         else:
             hosts.failed("a:80", now)
-    assert hosts.admits("a:80", now + 10)
+    assert hosts.admits("a:80", now + 160)
     hosts.answered("a:80")
-    assert hosts.admits("a:80", now + 10)
+    assert hosts.admits("a:80", now + 160)

@@ -48,7 +48,7 @@ check: lint types test ## all that CI runs
 
 lock: ## renew requirements.lock from pyproject.toml, in a fresh environment
 	@fresh=$$(mktemp -d) && $(PYTHON) -m venv $$fresh/v && $$fresh/v/bin/pip install --quiet --upgrade pip \
-	  && $$fresh/v/bin/pip install --quiet hatchling editables && $$fresh/v/bin/pip install --quiet --group dev -e '.[gcs]' --no-build-isolation \
+	  && $$fresh/v/bin/pip install --quiet hatchling editables && $$fresh/v/bin/pip install --quiet --group dev -e '.[gcs,notebook]' --no-build-isolation \
 	  && $$fresh/v/bin/pip freeze --exclude-editable | sed -E '/^(nvidia-|triton|cuda-)/s/$$/ ; sys_platform == "linux"/' > requirements.lock \
 	  && rm -r $$fresh
 

@@ -65,11 +65,16 @@ def parse_labels(values: Sequence[Any]) -> Bools:
     """Labels as users write them (0/1, good/bad, yes/no, ...) to booleans. ValueError names the first that is none."""
     labels = np.empty(len(values), dtype=np.bool_)
     for index, value in enumerate(values):
-        text = str(value).strip().lower()
-        if text not in TRUE_WORDS and text not in FALSE_WORDS:
-            raise ValueError(f"label {value!r} of row {index} is not one of 0/1, true/false, good/bad, yes/no")
-        labels[index] = text in TRUE_WORDS
+        labels[index] = parse_label(value, f" of row {index}")
     return labels
+
+
+def parse_label(value: Any, where: str = "") -> bool:
+    """One label to a boolean. ValueError where it is none."""
+    text = str(value).strip().lower()
+    if text not in TRUE_WORDS and text not in FALSE_WORDS:
+        raise ValueError(f"label {value!r}{where} is not one of 0/1, true/false, good/bad, yes/no")
+    return text in TRUE_WORDS
 
 
 def evaluate_head(

@@ -128,7 +128,8 @@ def _loss(z: Floats, target: Floats, weight: Floats) -> float:
 
 
 def _logistic(z: Floats) -> Floats:
-    return np.exp(-np.logaddexp(0, -z))
+    with np.errstate(invalid="ignore"):  # NaN stays NaN
+        return np.exp(-np.logaddexp(0, -z))
 
 
 def _feature(values: Floats, column: str) -> Floats:

@@ -93,8 +93,8 @@ def _choose(found: Labelled, settings: FitSettings) -> PrecisionThreshold | None
         strata=found.strata,
         confidence=settings.confidence,
     )
-    ends = {name: getattr(choice, name) for name in ("value", "low", "high")}
-    return choice._replace(**{name: None if end is None else shortest(end) for name, end in ends.items()})
+    value, low, high = (None if end is None else shortest(end) for end in (choice.value, choice.low, choice.high))
+    return choice._replace(value=value, low=low, high=high)
 
 
 def _cuts(found: Labelled, settings: FitSettings, choice: PrecisionThreshold | None) -> list[float]:

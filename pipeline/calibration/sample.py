@@ -146,9 +146,9 @@ def allocate(sizes: list[int], count: int) -> list[int]:
     left = min(count, sum(sizes))
     while left:
         open_bins = [number for number, size in enumerate(sizes) if shares[number] < size]
-        each, rest = divmod(left, len(open_bins))
-        for place, number in enumerate(open_bins):
-            more = min(each + (place < rest), sizes[number] - shares[number])
+        each = left // len(open_bins)
+        for number in open_bins if each else open_bins[:left]:
+            more = min(max(each, 1), sizes[number] - shares[number])
             shares[number] += more
             left -= more
     return shares
@@ -210,8 +210,8 @@ def _run_rows(source: _Source, run: Shard, rows: Rows, config: Config) -> Iterat
             keys = row_keys(batch, run, first, layout).take(inside).to_pylist()
             view = View(batch.take(inside), layout)
             columns_of = {
-                "url": _values(view, layout.url),
-                "caption": _values(view, layout.caption),
+                "url": _texts(view, layout.url),
+                "caption": _texts(view, layout.caption),
                 source.column: view.numbers(source.name).tolist(),
                 "image": [thumbnail(value, config.images.max_pixels) for value in _values(view, source.images)],
             }
@@ -222,7 +222,15 @@ def _run_rows(source: _Source, run: Shard, rows: Rows, config: Config) -> Iterat
 
 def _values(view: View, name: str | None) -> list[Any]:
     """The column's values; None for each row where there is no such column."""
-    return view.array(name).to_pylist() if name in view.batch.schema.names else [None] * view.batch.num_rows
+    if name is None or name not in view.batch.schema.names:
+        return [None] * view.batch.num_rows
+    return list(view.array(name).to_pylist())
+
+
+def _texts(view: View, name: str | None) -> list[str | None]:
+    """The column's texts; None for each row of a column of anything else, such as images under a URL's name."""
+    values = _values(view, name)
+    return [value if isinstance(value, str) else None for value in values]
 
 
 # ------------------------------------------------------------------ files

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from pipeline.calibration.calibrators import Calibration, Method, fit_calibration
 from pipeline.calibration.labels import Labelled, Labels, join, read_labels
@@ -34,7 +34,7 @@ class FitSettings(BaseModel):
     label: str | None = None
     column: Literal["itm_score", "itm_logit", "itc_similarity"] = "itm_score"
     precision: float | None = Field(default=None, gt=0, lt=1)  # wanted
-    thresholds: tuple[float, ...] = ()  # of the curve; none: chosen
+    thresholds: tuple[FiniteFloat, ...] = ()  # of the curve; none: chosen
     method: Method = "isotonic"
     resamples: int = Field(default=1_000, ge=1)
     confidence: float = Field(default=0.95, gt=0, lt=1)

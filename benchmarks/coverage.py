@@ -9,6 +9,7 @@ resamples the labels within their strata and takes percentiles of the threshold;
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -78,8 +79,10 @@ def measure(rows: World, design: str, precision: float, count: int, simulations:
         resampled.append(bootstrap(good, values, precision, weights, layers.astype(np.float64), seed))
     open_ended = np.mean([np.isinf(ends.high) for ends in tested])
     width = np.median([ends.high - ends.low for ends in tested])
-    cells = [f"{share(ends, truth):.1%}" for share in (_covered, _too_low) for ends in (tested, resampled)]
-    return [design, str(precision), str(count), *cells, f"{open_ended:.0%}", f"{width:.2f}"]
+    shares = [f"{share(ends, truth):.1%}" for share in (_covered, _too_low) for ends in (tested, resampled)]
+    cells = [design, str(precision), str(count), *shares, f"{open_ended:.0%}", f"{width:.2f}"]
+    print(" ".join(cells), file=sys.stderr, flush=True)
+    return cells
 
 
 def main() -> None:

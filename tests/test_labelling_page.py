@@ -151,6 +151,19 @@ def test_on_a_phone_nothing_is_cut_off(browser: Browser, file: Path, tmp_path: P
         (tmp_path / f"{scheme}.png").write_bytes(page.screenshot())
 
 
+def test_endless_texts_move_no_button(browser: Browser, tmp_path: Path) -> None:
+    rows = table(caption=["a", "word " * 3_000, "x" * 9_000], url=["https://a.invalid/" + "y" * 9_000] * 3)
+    (tmp_path / "label.html").write_text(labelling_page(rows, "title"), encoding="utf-8")
+    with browser.new_context(viewport={"width": 360, "height": 740}, offline=True) as context:
+        opened = Opened(context, tmp_path / "label.html")
+        for key in ("y", "y"):
+            opened.press(key)
+            assert opened.page.evaluate("document.documentElement.scrollWidth") <= 360
+            box = opened.page.locator("#undo").bounding_box()
+            assert box is not None
+            assert box["y"] + box["height"] <= 740, "without scrolling"
+
+
 def test_an_image_that_cannot_be_loaded_says_so(context: BrowserContext, tmp_path: Path) -> None:
     broken = table(caption=["a", "b"], url=["s3://bucket/a.jpg", None], image=[b"no image", None])
     (tmp_path / "label.html").write_text(labelling_page(broken, "title"), encoding="utf-8")

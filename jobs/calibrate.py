@@ -28,6 +28,7 @@ from pipeline import storage
 from pipeline.calibration.calibrators import save_calibration
 from pipeline.calibration.fit import Fit, FitSettings, fit
 from pipeline.calibration.labelling import labelling_page
+from pipeline.calibration.rows import SCORES
 from pipeline.calibration.sample import Sample, SampleSettings, draw_sample, save_sample
 from pipeline.calibration.threshold import PrecisionThreshold, shortest
 from pipeline.commandline import new_parser, parse
@@ -36,7 +37,6 @@ from pipeline.errors import ConfigError
 from pipeline.evaluate import Interval
 
 TABLE_WIDTH = 120  # also where there is no terminal: a table that wraps cannot be read or searched
-SCORES = ("itm_score", "itm_logit", "itc_similarity")
 FILTERS = {"itm_score": "--filter.min_itm", "itc_similarity": "--filter.min_itc"}
 UNUSED = {
     "skipped": "without a label",

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import importlib.metadata
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from pipeline.calibration.calibrators import Calibration, Method, fit_calibration
 from pipeline.calibration.labels import Labelled, Labels, join, read_labels
+from pipeline.calibration.rows import ScoreColumn
 from pipeline.calibration.threshold import PrecisionThreshold, as_held, shortest, threshold_for_precision
 from pipeline.config import Config
 from pipeline.errors import ConfigError, ManifestError
@@ -32,7 +33,7 @@ class FitSettings(BaseModel):
     labels: str  # file of labels
     key: str | None = None  # its columns; None: recognised
     label: str | None = None
-    column: Literal["itm_score", "itm_logit", "itc_similarity"] = "itm_score"
+    column: ScoreColumn = "itm_score"
     precision: float | None = Field(default=None, gt=0, lt=1)  # wanted
     thresholds: tuple[FiniteFloat, ...] = ()  # of the curve; none: chosen
     method: Method = "isotonic"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import pyarrow as pa
 import pyarrow.types as pt
 
@@ -11,7 +13,8 @@ from pipeline.filters.source import Dataset, Layout
 from pipeline.filters.values import is_number
 from pipeline.shards import Shard
 
-SCORES = ("itm_score", "itm_logit", "itc_similarity")
+ScoreColumn = Literal["itm_score", "itm_logit", "itc_similarity"]
+SCORES: tuple[str, ...] = get_args(ScoreColumn)
 
 
 def joined_column(dataset: Dataset, column: str, config: Config) -> str:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline import storage
-from pipeline.calibration.rows import joined_column, row_keys
+from pipeline.calibration.rows import ScoreColumn, joined_column, row_keys
 from pipeline.calibration.thumbnails import image_column, thumbnail
 from pipeline.config import Config, StorageConfig
 from pipeline.errors import ConfigError, ManifestError
@@ -41,7 +41,7 @@ class SampleSettings(BaseModel):
     """What is drawn."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    column: Literal["itm_score", "itm_logit", "itc_similarity"] = "itm_score"
+    column: ScoreColumn = "itm_score"
     rows: int = Field(default=400, ge=1, le=100_000)  # an hour or two of labelling
     bins: int = Field(default=10, ge=1, le=1000)
     strata: Literal["quantiles", "widths"] = "quantiles"  # bins of as many rows each, or of the same width

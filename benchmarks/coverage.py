@@ -1,6 +1,6 @@
 """How often an interval for the threshold of a wanted precision holds the true one: the inverted test, and the bootstrap.
 
-    PYTHONPATH=. python benchmarks/coverage.py --simulations 500
+    python benchmarks/coverage.py --simulations 500
 
 Scores as itm_score's (two humps), a known chance to be good at every score, labels drawn at random from it. `bootstrap`
 resamples the labels within their strata and takes percentiles of the threshold; capsieve doesn't, and the table says why.
@@ -80,7 +80,14 @@ def measure(rows: World, design: str, precision: float, count: int, simulations:
     open_ended = np.mean([np.isinf(ends.high) for ends in tested])
     width = np.median([ends.high - ends.low for ends in tested])
     shares = [f"{share(ends, truth):.1%}" for share in (_covered, _too_low) for ends in (tested, resampled)]
-    cells = [design, str(precision), str(count), *shares, f"{open_ended:.0%}", f"{width:.2f}"]
+    cells = [
+        design,
+        str(precision),
+        str(count),
+        *shares,
+        f"{open_ended:.0%}",
+        f"{width:.2f}" if np.isfinite(width) else "no end",
+    ]
     print(" ".join(cells), file=sys.stderr, flush=True)
     return cells
 

@@ -91,6 +91,7 @@ def test_arguments_that_make_no_sense(arguments: tuple[list[bool], list[float], 
         threshold_for_precision(*arguments)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1, width=32))
 def test_thresholds_are_written_so_that_the_same_rows_are_kept(score: float) -> None:
     written = shortest(score)
@@ -195,6 +196,7 @@ def test_without_their_weights_stratified_labels_mislead() -> None:
 # ------------------------------------------------------------------ drawing
 
 
+@settings(deadline=None)
 @given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=12), count=st.integers(1, 300))
 def test_shares_are_as_even_as_the_bins_allow(sizes: list[int], count: int) -> None:
     shares = allocate(sizes, count)
@@ -204,6 +206,7 @@ def test_shares_are_as_even_as_the_bins_allow(sizes: list[int], count: int) -> N
     assert all(share >= most - 1 or share == size for share, size in zip(shares, sizes, strict=True))
 
 
+@settings(deadline=None)
 @given(
     scores=st.lists(st.sampled_from([0.0, 0.1, 0.5, 0.99, 1.0, np.nan]), max_size=60),
     bins=st.integers(1, 12),

@@ -81,7 +81,7 @@ def test_hostile_text_stays_text() -> None:
     assert all("image" not in row for row in page.data["rows"]), "none of these is a web address"
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.text())
 def test_json_in_a_script_element(text: str) -> None:
     written = safe_json({"text": text})

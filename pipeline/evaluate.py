@@ -1,7 +1,8 @@
 """How well scores separate good pairs from bad ones: AUC, average precision, precision and recall, with bootstrap intervals.
 
 Works on labels and scores alone, for any head and any model; numpy only. Pairs that share a group (an image, say) are
-resampled together, because their scores go up and down together. Knows nothing of images, captions, models or files.
+resampled together, because their scores go up and down together; those of a stratified sample have weights, and are resampled
+within their strata. Knows nothing of images, captions, models or files.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ Bools = npt.NDArray[np.bool_]
 RECALLS = (0.99, 0.95, 0.9, 0.75, 0.5)  # shares of the good pairs kept, for which thresholds are given
 CHUNK_CELLS = 4_000_000  # of resamples x pairs held at a time: 32 MB of weights
 TRUE_WORDS = frozenset({"1", "1.0", "true", "t", "yes", "y", "good", "match", "positive", "keep"})
+LABEL_NAMES = ("label", "labels", "is_match", "match", "good", "target")  # of columns
 FALSE_WORDS = frozenset({"0", "0.0", "false", "f", "no", "n", "bad", "mismatch", "negative", "drop"})
 
 
@@ -63,11 +65,16 @@ def parse_labels(values: Sequence[Any]) -> Bools:
     """Labels as users write them (0/1, good/bad, yes/no, ...) to booleans. ValueError names the first that is none."""
     labels = np.empty(len(values), dtype=np.bool_)
     for index, value in enumerate(values):
-        text = str(value).strip().lower()
-        if text not in TRUE_WORDS and text not in FALSE_WORDS:
-            raise ValueError(f"label {value!r} of row {index} is not one of 0/1, true/false, good/bad, yes/no")
-        labels[index] = text in TRUE_WORDS
+        labels[index] = parse_label(value, f" of row {index}")
     return labels
+
+
+def parse_label(value: Any, where: str = "") -> bool:
+    """One label to a boolean. ValueError where it is none."""
+    text = str(value).strip().lower()
+    if text not in TRUE_WORDS and text not in FALSE_WORDS:
+        raise ValueError(f"label {value!r}{where} is not one of 0/1, true/false, good/bad, yes/no")
+    return text in TRUE_WORDS
 
 
 def evaluate_head(
@@ -76,6 +83,8 @@ def evaluate_head(
     thresholds: Sequence[float] | None = None,
     *,
     groups: npt.ArrayLike | None = None,
+    weights: npt.ArrayLike | None = None,
+    strata: npt.ArrayLike | None = None,
     resamples: int = 1_000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -83,17 +92,25 @@ def evaluate_head(
     """All figures of n pairs: labels (n,) true for good pairs, scores (n,) finite, higher for better.
 
     thresholds: None: those that keep `RECALLS` of the good pairs. groups: (n,) any values; None: each pair is its own group.
-    Raises ValueError for lengths that differ, scores that are not finite, or labels all of one kind.
+    weights: (n,) positive, the inverse of each pair's chance to be in the sample; None: all alike. strata: (n,) any values:
+    pairs are resampled within them (and groups must lie within them); None: all in one.
+    Raises ValueError for lengths that differ, scores that are not finite, labels all of one kind, weights that are not
+    positive, or groups in two strata.
     """
     good, values = _checked(labels, scores)
-    cuts = np.asarray(thresholds_for_recall(good, values, RECALLS) if thresholds is None else thresholds, dtype=np.float64)
+    weight = _checked_weights(weights, len(good))
+    found = thresholds_for_recall(good, values, RECALLS, weight) if thresholds is None else thresholds
+    cuts = np.asarray(found, dtype=np.float64)
     names = np.arange(len(good)) if groups is None else np.asarray(groups)
-    if len(names) != len(good):
-        raise ValueError(f"{len(names)} groups for {len(good)} labels")
+    layers = np.zeros(len(good)) if strata is None else np.asarray(strata)
+    for what, array in (("groups", names), ("strata", layers)):
+        if len(array) != len(good):
+            raise ValueError(f"{len(array)} {what} for {len(good)} labels")
     ranking = _rank(good, values)
     kept = values[ranking.order] >= cuts[:, None]  # (cuts, n)
-    figures = _figures(ranking, kept, np.ones((1, len(good))))[0]
-    samples = _bootstrap(ranking, kept, names, resamples=resamples, seed=seed)
+    by_rank = weight[ranking.order]
+    figures = _figures(ranking, kept, by_rank[None])[0]
+    samples = _bootstrap(ranking, kept, _draws(names, layers, ranking), by_rank, resamples=resamples, seed=seed)
     tail = (1 - confidence) / 2
     low, high = (np.full(len(figures), np.nan), np.full(len(figures), np.nan))
     known = ~np.isnan(samples).all(axis=0)
@@ -115,11 +132,15 @@ def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     return float(_figures(_rank(good, values), np.empty((0, len(good)), np.bool_), np.ones((1, len(good))))[0, 1])
 
 
-def thresholds_for_recall(labels: npt.ArrayLike, scores: npt.ArrayLike, recalls: Sequence[float]) -> list[float]:
+def thresholds_for_recall(
+    labels: npt.ArrayLike, scores: npt.ArrayLike, recalls: Sequence[float], weights: npt.ArrayLike | None = None
+) -> list[float]:
     """For each recall in (0, 1], the highest score that keeps at least that share of the good pairs."""
     good, values = _checked(labels, scores)
-    falling = np.sort(values[good])[::-1]
-    return [float(falling[max(0, int(np.ceil(recall * len(falling) - 1e-9)) - 1)]) for recall in recalls]
+    order = np.argsort(-values[good], kind="stable")
+    falling, above = values[good][order], _checked_weights(weights, len(good))[good][order].cumsum()
+    wanted = np.asarray(recalls) * above[-1] * (1 - 1e-12)
+    return [float(falling[index]) for index in np.searchsorted(above, wanted)]
 
 
 def _checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Bools, Floats]:
@@ -131,6 +152,15 @@ def _checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Bools, Float
     if good.all() or not good.any():
         raise ValueError(f"all {len(good)} labels are of one kind: good and bad pairs are both needed")
     return good, values
+
+
+def _checked_weights(weights: npt.ArrayLike | None, pairs: int) -> Floats:
+    found = np.ones(pairs) if weights is None else np.asarray(weights, dtype=np.float64)
+    if found.shape != (pairs,):
+        raise ValueError(f"weights {found.shape} for {pairs} labels")
+    if not (np.isfinite(found) & (found > 0)).all():
+        raise ValueError("weights must be finite and positive")
+    return found
 
 
 def _rank(good: Bools, values: Floats) -> _Ranking:
@@ -156,16 +186,36 @@ def _figures(ranking: _Ranking, kept: Bools, weights: Floats) -> Floats:
     return np.stack(columns, axis=1)
 
 
-def _bootstrap(ranking: _Ranking, kept: Bools, groups: npt.NDArray[Any], *, resamples: int, seed: int) -> Floats:
-    """(resamples, figures): the figures of samples of as many groups, drawn with replacement."""
-    rng = np.random.default_rng(seed)
+class _Draws(NamedTuple):
+    """What is resampled: groups, each within its stratum."""
+
+    group: npt.NDArray[np.int64]  # (n,) of each pair, by rank; numbered stratum after stratum
+    sizes: list[int]  # groups in each stratum
+
+
+def _draws(groups: npt.NDArray[Any], strata: npt.NDArray[Any], ranking: _Ranking) -> _Draws:
     _, group = np.unique(groups, return_inverse=True)
-    by_rank, n_groups = group[ranking.order], int(group.max()) + 1
-    at_a_time = max(1, CHUNK_CELLS // len(by_rank))
+    _, stratum = np.unique(strata, return_inverse=True)
+    pairs = np.unique(np.stack([stratum, group]), axis=1)  # by stratum, then by group
+    if pairs.shape[1] > group.max() + 1:
+        raise ValueError("a group lies in two strata")
+    number = np.empty(pairs.shape[1], np.int64)
+    number[pairs[1]] = np.arange(len(number))
+    return _Draws(number[group][ranking.order], np.bincount(pairs[0]).tolist())
+
+
+def _bootstrap(ranking: _Ranking, kept: Bools, draws: _Draws, weights: Floats, *, resamples: int, seed: int) -> Floats:
+    """(resamples, figures): the figures of samples of as many groups of each stratum, drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    at_a_time = max(1, CHUNK_CELLS // len(weights))
     parts = []
     for start in range(0, resamples, at_a_time):
         rows = min(at_a_time, resamples - start)
-        draws = rng.integers(0, n_groups, (rows, n_groups))
-        counts = np.stack([np.bincount(draw, minlength=n_groups) for draw in draws])
-        parts.append(_figures(ranking, kept, counts[:, by_rank].astype(np.float64)))
+        counts = np.concatenate([_counts(rng.integers(0, size, (rows, size))) for size in draws.sizes], axis=1)
+        parts.append(_figures(ranking, kept, counts[:, draws.group] * weights))
     return np.concatenate(parts)
+
+
+def _counts(draws: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How often each of `size` groups was drawn: (rows, size) of (rows, size)."""
+    return np.stack([np.bincount(draw, minlength=draws.shape[1]) for draw in draws])

@@ -16,13 +16,11 @@ import pyarrow as pa
 
 from pipeline.config import Config
 from pipeline.errors import ManifestError
-from pipeline.evaluate import parse_labels
+from pipeline.evaluate import LABEL_NAMES, parse_labels
 from pipeline.manifest import Manifest, find_manifest, read_rows
 from pipeline.records import Chunk
 from pipeline.schema import ScorerProtocol, Status
 from pipeline.stages import image_blocks, score_images
-
-LABEL_NAMES = ("label", "labels", "is_match", "match", "good", "target")
 
 Floats = npt.NDArray[np.float64]
 

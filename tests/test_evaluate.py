@@ -109,3 +109,45 @@ def test_a_label_that_is_none_names_its_row(value: object) -> None:
 def test_what_cannot_be_evaluated_is_refused(labels: list[bool], scores: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         evaluate.evaluate_head(labels, scores)
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows=st.lists(st.tuples(st.booleans(), st.integers(0, 9), st.integers(1, 4)), min_size=2, max_size=30))
+def test_a_pair_that_weighs_three_is_three_pairs(rows: list[tuple[bool, int, int]]) -> None:
+    labels, scores, weights = map(np.array, zip(*[*rows, (True, 4, 1), (False, 5, 1)], strict=True))
+    weighted = evaluate.evaluate_head(labels, scores, [3, 8], weights=weights, resamples=2)
+    repeated = evaluate.evaluate_head(np.repeat(labels, weights), np.repeat(scores, weights), [3, 8], resamples=2)
+    for one, other in zip(weighted.thresholds, repeated.thresholds, strict=True):
+        for name in ("precision", "recall", "kept"):
+            assert getattr(one, name).value == pytest.approx(getattr(other, name).value, nan_ok=True)
+    assert weighted.auc.value == pytest.approx(repeated.auc.value)
+    assert weighted.average_precision.value == pytest.approx(repeated.average_precision.value)
+    wanted = evaluate.thresholds_for_recall(np.repeat(labels, weights), np.repeat(scores, weights), evaluate.RECALLS)
+    assert evaluate.thresholds_for_recall(labels, scores, evaluate.RECALLS, weights) == wanted
+
+
+def test_strata_are_resampled_apart() -> None:
+    """How many pairs there are of each stratum is no chance: so the share kept by a threshold between two isn't either."""
+    rng = np.random.default_rng(0)
+    scores = np.r_[rng.random(50) / 2, 0.5 + rng.random(50) / 2]
+    labels, strata = rng.random(100) < scores, np.arange(100) // 50
+    weights = np.where(strata, 1.0, 9.0)
+    (apart,) = evaluate.evaluate_head(labels, scores, [0.5], weights=weights, strata=strata).thresholds
+    (together,) = evaluate.evaluate_head(labels, scores, [0.5], weights=weights).thresholds
+    assert apart.kept == pytest.approx((0.1, 0.1, 0.1))
+    assert together.kept.high - together.kept.low > 0.02
+    assert apart.precision.low < apart.precision.value < apart.precision.high
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ({"weights": [1.0, 0.0, 1.0]}, "finite and positive"),
+        ({"weights": [1.0]}, "for 3 labels"),
+        ({"strata": [0, 1]}, "2 strata for 3 labels"),
+        ({"groups": ["a", "a", "b"], "strata": [0, 1, 1]}, "a group lies in two strata"),
+    ],
+)
+def test_weights_and_strata_that_make_no_sense(more: dict[str, list[float]], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        evaluate.evaluate_head([True, False, True], [0.1, 0.2, 0.3], [0.2], **more)

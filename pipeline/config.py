@@ -7,36 +7,18 @@ environment (cloud credentials excepted: their SDKs read their own). Knows nothi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.filter_rules import BestCaption, Compare, Placeholders, Rule, Top, TopFraction, Unique
+from pipeline.nightly_settings import NightlyConfig
 from pipeline.schema import Status
+from pipeline.sections import Section, StrList
+from pipeline.sections import absolute_path as absolute_path
 
 MIB = 1024 * 1024
 DEFAULT_BLOCK_ROWS = 128  # for whoever calls a stage alone, without a cluster to choose by
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-StrList = Annotated[list[str], BeforeValidator(_as_list)]
-
-
-def absolute_path(path: str) -> str:
-    """Local paths become absolute, because workers run in other directories; URLs stay as they are."""
-    path = path.removeprefix("file://")
-    if not path or "://" in path:
-        return path.rstrip("/")
-    return str(Path(path).expanduser().absolute())
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses names it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ColumnsConfig(Section):
@@ -310,3 +292,4 @@ class Config(Section):
     fetch: FetchConfig = FetchConfig()
     images: ImagesConfig = ImagesConfig()
     filter: FilterConfig = FilterConfig()
+    nightly: NightlyConfig = NightlyConfig()

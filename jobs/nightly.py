@@ -19,6 +19,7 @@ import sys
 from console import Console, interrupts_raise, report_errors
 
 from pipeline.commandline import new_parser, parse
+from pipeline.dataflow import MakeScorer
 from pipeline.nightly.nights import Due
 from pipeline.nightly.run import NightResult, Outcome, run_nights
 
@@ -46,15 +47,15 @@ class NightlyConsole(Console):
             print(f"nightly: {result.night} {what}", file=sys.stderr)
 
 
-def main(argv: list[str]) -> int:
-    """Run the program; returns its exit code."""
+def main(argv: list[str], make_scorer: MakeScorer | None = None) -> int:
+    """Run the program, with another scorer where one is given; returns its exit code."""
     parser = new_parser("nightly.py", "Score, filter, report and compare every partition date=YYYY-MM-DD that is not done yet.")
     parser.add_argument("--dry-run", action="store_true", help="list what would be done; write nothing")
     with report_errors("nightly"):
         config, options = parse(parser, argv)
         console = NightlyConsole(quiet=options.json)
         with interrupts_raise(), console:
-            outcome = run_nights(config, console, dry_run=options.dry_run)
+            outcome = run_nights(config, console, make_scorer, dry_run=options.dry_run)
         if options.json:
             print(json.dumps(outcome.as_json()))
         else:

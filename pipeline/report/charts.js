@@ -1,7 +1,7 @@
 // Histograms and the joint density, drawn as SVG; colours and fonts are the style sheet's.
 
-const PLOT = { width: 480, height: 180, left: 2, right: 2, top: 16, bottom: 24 };
-const FIELD = { width: 480, height: 440, left: 44, right: 6, top: 8, bottom: 42 };
+const PLOT = { width: 480, height: 180, left: 36, right: 2, top: 16, bottom: 24 };
+const FIELD = { width: 480, height: 440, left: 52, right: 4, top: 8, bottom: 46 };
 
 function scale(from, to, start, end) {
   return (value) => start + ((value - from) / (to - from)) * (end - start);
@@ -32,7 +32,7 @@ function histogram(figure, title, unit, bars, format) {
   const keptBars = bars.map(() => drawing("rect", { class: "kept" }));
   const line = drawing("line", { class: "cut", y1: top - 8, y2: height - bottom, visibility: "hidden" });
   const labels = roundTicks(from, to, 5).map((tick) => {
-    const anchor = x(tick) < 20 ? "start" : x(tick) > width - 20 ? "end" : "middle";
+    const anchor = x(tick) > width - 20 ? "end" : "middle";
     return drawing("text", { x: x(tick), y: height - 6, "text-anchor": anchor }, format(tick));
   });
   const axis = drawing("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom });
@@ -55,7 +55,7 @@ function histogram(figure, title, unit, bars, format) {
     const ticks = logarithmic ? Array.from({ length: Math.floor(Math.log10(most)) + 1 }, (_, power) => 10 ** power) : roundTicks(0, most, 3).filter((tick) => tick > 0 && Number.isInteger(tick));
     rules.replaceChildren(...ticks.flatMap((tick) => [
       drawing("line", { class: "rule", x1: left, x2: width - right, y1: y(tick), y2: y(tick) }),
-      drawing("text", { x: left, y: y(tick) - 3 }, compact.format(tick)),
+      drawing("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, compact.format(tick)),
     ]));
     line.setAttribute("visibility", cut === null ? "hidden" : "visible");
     if (cut !== null) fill(line, { x1: x(cut), x2: x(cut) }, []);
@@ -82,17 +82,17 @@ function density(figure, rows, columns, counts) {
   const veil = drawing("path", { class: "veil", "fill-rule": "evenodd" });
   const line = drawing("path", { class: "cut" });
   const below = roundTicks(columns[0].from, columns[columns.length - 1].to, 5).map((tick) =>
-    drawing("text", { x: x(tick), y: height - bottom + 16, "text-anchor": "middle" }, decimal(tick, 2)));
+    drawing("text", { x: x(tick), y: height - bottom + 18, "text-anchor": "middle" }, decimal(tick, 2)));
   const beside = roundTicks(0, 1, 5).map((tick) => drawing("text", { x: left - 8, y: y(tick) + 4, "text-anchor": "end" }, decimal(tick, 2)));
   const frame = drawing("path", { class: "axis", fill: "none", d: `M${left} ${top}V${height - bottom}H${width - right}` });
   const names = [
-    drawing("text", { x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, "itc_similarity"),
-    drawing("text", { transform: `translate(11 ${(top + height - bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, "itm_score"),
+    drawing("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, "itc_similarity"),
+    drawing("text", { transform: `translate(13 ${(top + height - bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, "itm_score"),
   ];
   const picture = drawing("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Joint density of itc_similarity and itm_score. Its numbers follow as a table." },
     ...cells, veil, line, frame, ...below, ...beside, ...names);
   figure.replaceChildren(
-    element("figcaption", {}, "Both scores together ", element("span", {}, `stronger colour, more pairs (logarithmic, up to ${count(most)})`)),
+    element("figcaption", {}, "Both scores together ", element("span", {}, `colour: pairs, logarithmic, up to ${count(most)} a cell`)),
     picture);
 
   return function draw(itm, itc) {

@@ -12,7 +12,7 @@ const FOLDED = 12; // shown at first
 function galleries(contents) {
   const cards = [];
   for (const [name, title, note] of GALLERIES) {
-    const pairs = contents.galleries[name];
+    const pairs = contents.galleries[name].map((number) => contents.shown[number]);
     if (!pairs.length) continue;
     const id = `gallery-${name}`;
     const list = element("ul", { class: "gallery", "aria-labelledby": id });

@@ -172,6 +172,7 @@ def _wanted(pair: Pair, facts: dict[str, FileFacts], config: Config) -> Wanted:
 def _contents(account: Account, dataset: Dataset, facts: dict[str, FileFacts], shown: _Shown, config: Config) -> dict[str, Any]:
     """All that page.js draws: numbers, texts, images."""
     hosts = worst_hosts(Tallies(failures=account.failures))
+    numbers = {place: number for number, place in enumerate(shown.pairs)}  # a pair may be in several galleries
     return {
         "title": config.report.title or _name(config.input.manifest),
         "sources": config.input.manifest,
@@ -188,7 +189,8 @@ def _contents(account: Account, dataset: Dataset, facts: dict[str, FileFacts], s
         "hosts": {"worst": [host._asdict() for host in hosts], "missed": account.failures.missed},
         "tokens": account.tokens.tolist(),
         "truncated": account.truncated,
-        "galleries": {name: [_pair(shown, place) for place in places] for name, places in shown.galleries.items()},
+        "shown": [_pair(shown, place) for place in shown.pairs],
+        "galleries": {name: [numbers[place] for place in places] for name, places in shown.galleries.items()},
         "thumbnails": config.report.thumbnails,
         "runs": runs(dataset, config.storage),
         "origins": [origin._asdict() for origin in origins(dataset, facts)],

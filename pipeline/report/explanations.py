@@ -1,14 +1,16 @@
 """Heat maps of pairs that are shown: read from the folder that explain.py wrote, made small, laid beside the pair.
 
-    FOLDER/index.json    {key: {"caption": text, "image": name of a file in FOLDER, ...}, ...}
+    FOLDER/index.json    {key: {"file", "row", "captions": [{"caption", "image": name of a file in FOLDER}, ...]}, ...}
 
-A pair's entry is found by its key, else by its URL, and has to be of the same caption where both are known. The images are
-decoded as carefully as those of strangers. Knows nothing of how a heat map is made.
+An entry is found by the row's key, else by its file and row number, and in it the picture of the pair's own caption. Pictures
+are decoded as carefully as those of strangers. Knows nothing of how a heat map is made.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +21,7 @@ from pipeline.report.thumbnails import Thumbnail, Wanted, thumbnails
 from pipeline.storage import read_bytes
 
 INDEX = "index.json"
-SIDE = 384  # pixels of the longer side
+SIDE = 640  # pixels of the longer side: the image, and beside it the map
 
 
 def explanations(pairs: Sequence[Pair], config: Config) -> dict[int, Thumbnail]:
@@ -28,12 +30,13 @@ def explanations(pairs: Sequence[Pair], config: Config) -> dict[int, Thumbnail]:
     if not folder:
         return {}
     entries = _index(folder, config)
-    files = {number: name for number, pair in enumerate(pairs) if (name := _file(entries, pair))}
+    files = {number: name for number, pair in enumerate(pairs) if (name := _picture(entries, pair))}
     wanted = [Wanted(data=_read(f"{folder}/{name}", config)) for name in files.values()]
     return dict(zip(files, thumbnails(wanted, config, SIDE), strict=True)) if wanted else {}
 
 
-def _index(folder: str, config: Config) -> dict[str, Any]:
+def _index(folder: str, config: Config) -> dict[Any, list[dict[str, Any]]]:
+    """The entries by key, and by number of their row."""
     try:
         entries = json.loads(read_bytes(f"{folder}/{INDEX}", config.storage))
     except StorageError as error:
@@ -42,18 +45,30 @@ def _index(folder: str, config: Config) -> dict[str, Any]:
         entries = None
     if not isinstance(entries, dict):
         raise ConfigError(f"--report.explanations {folder}: {INDEX} is not what explain.py writes")
-    return entries
+    found: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for key, entry in entries.items():
+        if isinstance(entry, dict):
+            found[key].append(entry)
+            if isinstance(entry.get("row"), int):
+                found[entry["row"]].append(entry)
+    return found
 
 
-def _file(entries: Mapping[str, Any], pair: Pair) -> str | None:
-    """The name of a pair's file: of one in the folder itself, whatever the index says."""
-    entry = next((entries[name] for name in (pair.key, pair.url) if name is not None and name in entries), None)
-    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
-        return None
-    if pair.caption is not None and entry.get("caption", pair.caption) != pair.caption:
-        return None
-    name: str = entry["image"]
-    return None if "/" in name or "\\" in name or name.startswith(".") else name
+def _picture(entries: Mapping[Any, Sequence[dict[str, Any]]], pair: Pair) -> str | None:
+    """The name of a pair's file, which lies in the folder itself, whatever the index says; None if there is none."""
+    same_key = [] if pair.key is None else entries.get(pair.key, [])
+    same_row = (entry for entry in entries.get(pair.row, []) if _is_file(entry.get("file"), pair.file))
+    for entry in (*same_key, *same_row):
+        captions = entry.get("captions")
+        for caption in captions if isinstance(captions, list) else []:
+            name = caption.get("image") if isinstance(caption, dict) and caption.get("caption") == pair.caption else None
+            if isinstance(name, str) and not re.search(r"[/\\]|^\.", name):
+                return name
+    return None
+
+
+def _is_file(name: Any, url: str) -> bool:
+    return isinstance(name, str) and f"/{url}".endswith(f"/{name}")
 
 
 def _read(url: str, config: Config) -> bytes | None:

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 from pipeline.columns import Columns, recognise
@@ -185,7 +184,7 @@ def _contents(account: Account, dataset: Dataset, facts: dict[str, FileFacts], s
         "itm": {"ticks": account.ticks, "parts": grid.ITM_PARTS},
         "itc": {"ticks": grid.ITC_TICKS, "parts": grid.ITC_PARTS},
         "grid": grid.sparse(account.scores),
-        "statuses": [[*key, count] for key, count in sorted(account.statuses.items(), key=partial(_largest))],
+        "statuses": [[*key, count] for key, count in sorted(account.statuses.items(), key=_largest)],
         "hosts": {"worst": [host._asdict() for host in hosts], "missed": account.failures.missed},
         "tokens": account.tokens.tolist(),
         "truncated": account.truncated,

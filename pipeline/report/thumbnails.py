@@ -79,7 +79,7 @@ def _bytes(wanted: Sequence[Wanted], config: Config) -> Iterator[tuple[int, byte
         with Fetcher(config.fetch, config.storage) as fetcher:
             for base, requests in by_base.items():
                 for result in fetcher.fetch(requests, base):
-                    yield result.index, result.error if result.data is None and result.error else result.data or b""
+                    yield result.index, result.error if result.error is not None else result.data or b""
 
 
 def _thumbnail(image: Decoded[int], side: int) -> Thumbnail:

@@ -44,7 +44,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     maps.mkdir()
     (maps / "0.png").write_bytes((folder / "images" / "0.jpg").read_bytes())
     frame = pd.read_parquet(folder / "scored" / "a.parquet")
-    index = {key: {"caption": words, "image": "0.png"} for key, words in zip(frame.id, frame.words, strict=True)}
+    pictures = {key: [{"caption": words, "image": "0.png"}] for key, words in zip(frame.id, frame.words, strict=True)}
+    index = {key: {"captions": captions} for key, captions in pictures.items()}
     (maps / "index.json").write_text(json.dumps(index))
     write_report(config_of(folder, gallery=24, explanations=str(maps)))
     return folder / "report.html"

@@ -201,24 +201,31 @@ def contents_of_best(folder: Path) -> list[dict[str, Any]]:
     return pairs
 
 
-def test_heat_maps_are_found_by_key(tmp_path: Path) -> None:
+def test_heat_maps_are_found_by_key_or_row(tmp_path: Path) -> None:
     folder = write_output(tmp_path)
     best = contents_of_best(folder)
     maps = folder / "maps"
     maps.mkdir()
     (maps / "0.png").write_bytes((folder / "images" / "0.jpg").read_bytes())
-    captions = {pair["key"]: pair["caption"] for pair in best if not pair["caption"].endswith("…")}
-    keys = list(captions)
+    whole = [pair for pair in best if not pair["caption"].endswith("…")]
+    same, other, outside, gone, by_row, other_file = whole[:6]
+
+    def entry(pair: dict[str, Any], name: str, **more: Any) -> dict[str, Any]:
+        return {"captions": [{"caption": "x", "image": "no.png"}, {"caption": pair["caption"], "image": name}], **more}
+
     index = {
-        keys[0]: {"caption": captions[keys[0]], "image": "0.png"},
-        keys[1]: {"caption": "another caption", "image": "0.png"},
-        keys[2]: {"caption": captions[keys[2]], "image": "../images/0.jpg"},
-        keys[3]: {"caption": captions[keys[3]], "image": "gone.png"},
+        same["key"]: entry(same, "0.png"),
+        other["key"]: entry({"caption": "another caption"}, "0.png"),
+        outside["key"]: entry(outside, "../images/0.jpg"),
+        gone["key"]: entry(gone, "gone.png"),
+        "a": entry(by_row, "0.png", file=by_row["file"].partition("/scored/")[2], row=by_row["row"]),
+        "b": entry(other_file, "0.png", file="z.parquet", row=other_file["row"]),
+        "c": None,
     }
     (maps / "index.json").write_text(json.dumps(index))
     write_report(config_of(folder, thumbnails=False, explanations=str(maps)))
     shown = contents_of(folder / "report.html")["galleries"]["best"]
-    assert {pair["key"] for pair in shown if pair["heat_map"]} == {keys[0]}
+    assert {pair["key"] for pair in shown if pair["heat_map"]} == {same["key"], by_row["key"]}
     with pytest.raises(ConfigError, match=r"no index\.json there"):
         write_report(config_of(folder, explanations=str(folder / "images")))
 

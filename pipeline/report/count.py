@@ -80,13 +80,16 @@ def check_columns(layout: Layout, entries: Sequence[str]) -> None:
         )
 
 
-def count_run(number: int, dataset: Dataset, settings: ReportConfig, storage: StorageConfig) -> Account:
-    """Count the rows of run `number` of the dataset. Raises ManifestError and StorageError as `read_batches` does."""
+def count_run(number: int, dataset: Dataset, url: str | None, settings: ReportConfig, storage: StorageConfig) -> Account:
+    """Count the rows of run `number` of the dataset, whose URLs are in column `url`.
+
+    Raises ManifestError and StorageError as `read_batches` does.
+    """
     run, layout = dataset.runs[number], dataset.layout
     account = Account.empty(settings)
-    columns = [layout.ours(name) for name in COUNTED] + ([layout.url] if layout.url else [])
+    columns = [layout.ours(name) for name in COUNTED] + ([url] if url else [])
     for batch in read_batches(run, layout, storage, columns):
-        _count_rows(account, batch, layout)
+        _count_rows(account, batch, layout, url)
         _count_pairs(account, _exploded(batch, layout, account.rows), layout, number, run)
         account.rows += batch.num_rows
     return account
@@ -95,12 +98,12 @@ def count_run(number: int, dataset: Dataset, settings: ReportConfig, storage: St
 # ------------------------------------------------------------------ rows
 
 
-def _count_rows(account: Account, batch: pa.RecordBatch, layout: Layout) -> None:
+def _count_rows(account: Account, batch: pa.RecordBatch, layout: Layout, url: str | None) -> None:
     rows = pa.table(
         {
             "status": _text(batch, layout.ours("status")),
             "reason": _text(batch, layout.ours("error_message")),
-            "url": _text(batch, layout.url),
+            "url": _text(batch, url),
         }
     )
     for status, reason, count in _grouped(rows, ["status", "reason"]):

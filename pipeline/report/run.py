@@ -78,9 +78,10 @@ def write_report(config: Config, progress: Progress | None = None) -> ReportSumm
     tell = progress or (lambda what, done, total: None)
     config, dataset = _find(config)
     check_columns(dataset.layout, config.input.manifest)
-    account = _count(dataset, config, tell)
+    columns = _columns(dataset, config)
+    account = _count(dataset, columns.url, config, tell)
     facts = facts_of_files(dataset)
-    shown = _show(account, dataset, facts, config, tell)
+    shown = _show(account, dataset, columns, facts, config, tell)
     page = render(_contents(account, dataset, facts, shown, config))
     write_bytes(config.output.path, page, config.storage)
     failed = Counter(image.error for image in shown.images.values() if image.error is not None)
@@ -113,13 +114,19 @@ def _find(config: Config) -> tuple[Config, Dataset]:
     return config, find_dataset(config)
 
 
-def _count(dataset: Dataset, config: Config, tell: Progress) -> Account:
+def _columns(dataset: Dataset, config: Config) -> Columns:
+    """The columns by role, of the first file that has rows."""
+    filled = next((run.file.url for run in dataset.runs if run.rows), dataset.runs[0].file.url)
+    return recognise(dataset.schemas[filled], config.input.columns, filled)
+
+
+def _count(dataset: Dataset, url: str | None, config: Config, tell: Progress) -> Account:
     numbers = {run.name: number for number, run in enumerate(dataset.runs)}
     threads = config.report.threads or min(MAX_THREADS, _cores())
     account = Account.empty(config.report)
 
     def count(run: Shard) -> Account:
-        return count_run(numbers[run.name], dataset, config.report, config.storage)
+        return count_run(numbers[run.name], dataset, url, config.report, config.storage)
 
     with closing(in_order(count, dataset.runs, threads)) as counted:
         for own in counted:
@@ -140,10 +147,12 @@ def _tick(account: Account, config: Config) -> int:
 # ------------------------------------------------------------------ galleries
 
 
-def _show(account: Account, dataset: Dataset, facts: dict[str, FileFacts], config: Config, tell: Progress) -> _Shown:
+def _show(
+    account: Account, dataset: Dataset, columns: Columns, facts: dict[str, FileFacts], config: Config, tell: Progress
+) -> _Shown:
     galleries = account.gallery.picks()
     places = gallery.distinct(galleries.values())
-    pairs = read_pairs(places, dataset, _columns(dataset, config), config.storage)
+    pairs = read_pairs(places, dataset, columns, config.storage)
     images: dict[Place, Thumbnail] = {}
     if config.report.thumbnails:
         tell("fetching images", 0, len(places))
@@ -152,12 +161,6 @@ def _show(account: Account, dataset: Dataset, facts: dict[str, FileFacts], confi
     maps = explanations(list(pairs.values()), config)
     heat_maps = {place: maps[number] for number, place in enumerate(pairs) if number in maps}
     return _Shown(galleries, pairs, images, heat_maps)
-
-
-def _columns(dataset: Dataset, config: Config) -> Columns:
-    """The columns by role, of the first file that has rows."""
-    filled = next((run.file.url for run in dataset.runs if run.rows), dataset.runs[0].file.url)
-    return recognise(dataset.schemas[filled], config.input.columns, filled)
 
 
 def _wanted(pair: Pair, facts: dict[str, FileFacts], config: Config) -> Wanted:

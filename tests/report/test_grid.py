@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -15,6 +15,7 @@ PROBABILITIES = st.one_of(st.floats(0, 1, width=32), st.sampled_from([np.float32
 COSINES = st.one_of(st.floats(-1.0001, 1.0001), st.sampled_from([tick / grid.ITC_PARTS for tick in grid.ITC_TICKS]))
 
 
+@settings(deadline=None)
 @given(st.data(), st.integers(0, 60), st.sampled_from([np.float32, np.float64]))
 def test_every_two_edges_count_exactly(data: st.DataObject, size: int, dtype: type) -> None:
     itm = data.draw(arrays(dtype, size, elements=PROBABILITIES.map(dtype)))
@@ -34,6 +35,7 @@ def test_the_threshold_is_an_edge(threshold: float) -> None:
     assert len(ticks) - len(TICKS) == (threshold in (0.1234, 1 / 3, 0.99999))
 
 
+@settings(deadline=None)
 @given(arrays(np.int64, (3, 5), elements=st.integers(0, 3)))
 def test_sparse_cells_are_read_back(counts: np.ndarray) -> None:
     found = np.zeros(15, np.int64)

@@ -9,7 +9,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.report.page import embedded, render
@@ -51,6 +51,7 @@ class Parts(HTMLParser):
             self.texts[-1] += data
 
 
+@settings(deadline=None)
 @given(VALUES)
 @example("</script><script>alert(1)</script>")
 @example("<!--<script>")
@@ -61,6 +62,7 @@ def test_json_says_the_same_and_holds_nothing_that_html_knows(value: object) -> 
     assert not set(text) & set("<>&")
 
 
+@settings(deadline=None)
 @given(TEXTS, VALUES)
 def test_no_text_makes_an_element(title: str, value: object) -> None:
     plain, hostile = (Parts(render({"title": t, "pairs": v}).decode()) for t, v in (("title", 1), (title, value)))
@@ -103,6 +105,7 @@ def test_urls_are_shown_without_secrets(url: str, shown: str) -> None:
     assert shown_url(url) == shown
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_may_be_a_url(url: str) -> None:
     assert len(shown_url(url)) <= 401

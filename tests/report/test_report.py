@@ -175,7 +175,7 @@ def test_images_in_the_rows(tmp_path: Path) -> None:
         structs = pa.array(
             [{"bytes": image, "path": None} for image in images], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         )
-        pq.write_table(table.set_column(at, "image", structs).replace_schema_metadata(None), folder / "scored" / name)
+        pq.write_table(table.set_column(at, "image", structs), folder / "scored" / name)
     summary = write_report(config_of(folder))
     assert summary.thumbnails > 30
     assert summary.without_thumbnail == {}

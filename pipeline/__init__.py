@@ -27,6 +27,9 @@ beside them
     patience                              waiting for a store that is down, in the middle of a run
     storage                               how stores are opened, read and written; `storage_failures`, `local_files`
     filters, filter_rules                 which rows stay, once they have scores; the rules as they are written
+    report                                one HTML page of an output: scores, thresholds, pairs, failures, provenance
+    nightly, nightly_settings             new partitions scored, filtered, reported, compared; an alarm where one looks different
+    drift, profiles                       whether a night looks like those before it; what is kept of a night for that
     evaluate, labelled                    AUC and its intervals; of a labelled manifest
     scenes, training, scene_evaluation    rendered scenes, the demo model's training, its figures
     local_s3                              a real S3 server on loopback, for the demo, tests and benchmarks

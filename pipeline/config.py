@@ -281,6 +281,28 @@ class FilterConfig(Section):
         return self
 
 
+class ReportConfig(Section):
+    """What the report of a scored dataset shows."""
+
+    title: str = ""
+    """Headline; empty: the name of the folder that is reported."""
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    """itm_score that the slider starts at, and that the borderline pairs are nearest to; 0.5 is BLIP's own decision."""
+    gallery: int = Field(default=24, ge=0, le=100)
+    """Pairs in each gallery: the best, the borderline, the worst, some from the whole range. 24 make a page of 2 MB."""
+    thumbnails: bool = True
+    """Fetch the images of the galleries, under the rules of `fetch` and `images`, and embed them."""
+    explanations: str = ""
+    """Folder that explain.py wrote: its heat maps are embedded for pairs of the galleries that have one."""
+    threads: int | None = Field(default=None, ge=1)
+    """Files read at a time, each with some 100 MB. None: one a core, at most 8."""
+
+    @field_validator("explanations")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        return absolute_path(value)
+
+
 class Config(Section):
     """All settings of a run."""
 
@@ -292,4 +314,5 @@ class Config(Section):
     fetch: FetchConfig = FetchConfig()
     images: ImagesConfig = ImagesConfig()
     filter: FilterConfig = FilterConfig()
+    report: ReportConfig = ReportConfig()
     nightly: NightlyConfig = NightlyConfig()

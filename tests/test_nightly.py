@@ -295,6 +295,12 @@ def test_the_alarm_file_is_there_as_long_as_something_is_open(tmp_path: Path) ->
     assert not (tmp_path / "alarm.json").exists()
 
 
+def test_the_settings_that_we_ship_are_complete_and_the_defaults() -> None:
+    shipped = load(str(JOBS.parent / "configs" / "nightly.yaml"))
+    assert shipped.nightly == Config().nightly
+    assert shipped.nightly.model_fields_set == set(type(shipped.nightly).model_fields)
+
+
 # ------------------------------------------------------------------ the whole, on a real cluster
 
 
@@ -356,6 +362,7 @@ def test_nights_are_done_once_and_a_night_with_a_fault_alarms(
     assert out.splitlines()[0].startswith("2026-01-01  60 rows, 100.0% scored, 30 kept; no history to compare with yet")
     assert pq.read_table(tmp_path / "out", partitioning="hive").num_rows == 120, "underscored folders are passed over"
     assert pq.read_table(tmp_path / "out" / "_filtered" / "date=2026-01-02").num_rows == 30
+    assert b"2026-01-02" in (tmp_path / "out" / "_nightly" / "date=2026-01-02" / "report.html").read_bytes()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
 
     code, out, _ = run()

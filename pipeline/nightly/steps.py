@@ -5,8 +5,6 @@ Each step may be run again after it died anywhere, and does little where it is d
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -21,6 +19,7 @@ from pipeline.nightly_settings import NightlyConfig
 from pipeline.output import PROVENANCE
 from pipeline.profiles import RANGES, Histograms, Profile, profile_of
 from pipeline.provenance import Counts, file_facts
+from pipeline.report.run import write_report
 from pipeline.run import Listener, score
 from pipeline.tallies import Tallies
 
@@ -44,7 +43,7 @@ def do_night(partition: Partition, places: Places, config: Config, listener: Lis
     listener.starting(f"filtering {night}")
     kept = _filter(_between(config, (places.scored(night),), places.filtered(night))).kept
     listener.starting(f"reporting {night}")
-    _report(_between(config, (places.scored(night),), places.report(night)))
+    write_report(_between(config, (places.scored(night),), places.report(night)))
     listener.starting(f"comparing {night}")
     return Done(scored, *_look_at(places.scored(night), config), kept)
 
@@ -67,12 +66,6 @@ def _filter(config: Config) -> FilterSummary:
     except OutputError:  # other rules made it, or it was made of other scores; a folder of somebody else is refused again
         output = config.output.model_copy(update={"overwrite": True})
         return filter_dataset(config.model_copy(update={"output": output}))
-
-
-def _report(config: Config) -> None:
-    """The night's page."""
-    if importlib.util.find_spec("pipeline.report") is not None:
-        importlib.import_module("pipeline.report.run").write_report(config)
 
 
 def _look_at(scored: str, config: Config) -> tuple[dict[str, Any], Profile]:

@@ -28,6 +28,7 @@ from pipeline.nightly import alarm, nights
 from pipeline.nightly.alarm import Alarm
 from pipeline.nightly.judge import Record, judge
 from pipeline.nightly.nights import Places
+from pipeline.nightly.run import run_nights
 from pipeline.profiles import Profile
 from tests.conftest import WriteManifest
 from tests.echo import EchoScorer
@@ -299,6 +300,31 @@ def test_the_settings_that_we_ship_are_complete_and_the_defaults() -> None:
     shipped = load(str(JOBS.parent / "configs" / "nightly.yaml"))
     assert shipped.nightly == Config().nightly
     assert shipped.nightly.model_fields_set == set(type(shipped.nightly).model_fields)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"input": {"manifest": []}}, r"--input\.manifest"),
+        ({"output": {"path": ""}}, r"--output\.path"),
+        ({"output": {"path": "out", "overwrite": True}}, "neither overwrites nor retries"),
+        ({"output": {"path": "out", "retry": "failed_to_download"}}, "neither overwrites nor retries"),
+    ],
+)
+def test_settings_that_make_no_sense_for_many_nights_are_refused(settings: dict[str, Any], complaint: str) -> None:
+    config = load(None, {"input": {"manifest": "in"}, "output": {"path": "out"}, **settings})
+    with pytest.raises(ConfigError, match=complaint):
+        run_nights(config, Silent())
+
+
+class Silent:
+    """A listener that does nothing."""
+
+    def starting(self, what: str) -> None: ...
+    def planned(self, plan: Any) -> None: ...
+    def progressed(self, progress: Any) -> None: ...
+    def night_begins(self, due: Any) -> None: ...
+    def night_ended(self, result: Any) -> None: ...
 
 
 # ------------------------------------------------------------------ the whole, on a real cluster

@@ -356,7 +356,8 @@ class Program:
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self._arguments = [
             "--input.manifest", str(folder / "in"), "--output.path", str(folder / "out"),
-            "--filter.top_fraction", "0.5", "--nightly.min_history", "2", "--compute.chunk_rows", "32", "--report.thumbnails", "false",
+            "--filter.top_fraction", "0.5", "--nightly.min_history", "2", "--compute.chunk_rows", "32",
+            "--report.thumbnails", "false",
         ]  # fmt: skip
         self._capsys = capsys
 

@@ -65,8 +65,16 @@ chosen.write_parquet(target + "/kept.parquet", compression="zstd")
 """
 
 
+class Measured(NamedTuple):
+    """What one run of one program cost."""
+
+    seconds: float
+    cpu_s: float  # of all cores
+    peak_mb: float
+
+
 class Run(NamedTuple):
-    """One run of one program."""
+    """One run of one program that filters."""
 
     seconds: float
     cpu_s: float  # of all cores: says more than `seconds` on a machine that does other things as well
@@ -167,8 +175,15 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, list[Run]]:
 
 def measure(command: list[str], kept: Path, options: argparse.Namespace) -> Run:
     """Run a program on the first cores; its seconds, its peak memory and what it kept."""
-    cores = set(sorted(os.sched_getaffinity(0))[: options.cores])
-    env = {**os.environ, "POLARS_MAX_THREADS": str(options.cores), "OMP_NUM_THREADS": str(options.cores)}
+    measured = run_measured(command, options.cores)
+    numbers = np.sort(pa.dataset.dataset(kept).to_table(columns=["number"])["number"].to_numpy())
+    return Run(*measured, hashlib.sha256(numbers.tobytes()).hexdigest(), len(numbers))
+
+
+def run_measured(command: list[str], n_cores: int) -> Measured:
+    """Run a program on the first cores."""
+    cores = set(sorted(os.sched_getaffinity(0))[:n_cores])
+    env = {**os.environ, "POLARS_MAX_THREADS": str(n_cores), "OMP_NUM_THREADS": str(n_cores)}
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env, preexec_fn=lambda: os.sched_setaffinity(0, cores))
     _, status, usage = os.wait4(process.pid, 0)
@@ -176,14 +191,7 @@ def measure(command: list[str], kept: Path, options: argparse.Namespace) -> Run:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"failed with {process.returncode}: {command[:2]}")
-    numbers = np.sort(pa.dataset.dataset(kept).to_table(columns=["number"])["number"].to_numpy())
-    return Run(
-        seconds,
-        usage.ru_utime + usage.ru_stime,
-        usage.ru_maxrss / 1000,
-        hashlib.sha256(numbers.tobytes()).hexdigest(),
-        len(numbers),
-    )
+    return Measured(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000)
 
 
 def report(results: dict[str, list[Run]], options: argparse.Namespace) -> None:

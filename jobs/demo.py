@@ -4,7 +4,8 @@
 
 Starts the server, fills a bucket with pictures and a manifest of good, wrong and slightly wrong captions (and rows that must
 fail), runs the same `jobs/score.py` that a cluster would, and shows the best, the worst and the failed rows. The output is
-left in ./demo-output/scored. Nothing is left running, Ctrl-C included. Exit codes are those of score.py.
+left in ./demo-output/scored, a report of it in ./demo-output/report.html. Nothing is left running, Ctrl-C included. Exit codes
+are those of score.py.
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.commandline import load
 from pipeline.config import StorageConfig
 from pipeline.errors import UserError
 from pipeline.local_s3 import LocalS3, die_with_us
+from pipeline.report.run import write_report
 from pipeline.storage import list_files, read_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 SCORED, PICTURES = Path("demo-output/scored"), Path("demo-output/pictures")
+REPORT = Path("demo-output/report.html")
 STOP_TIMEOUT_S = 20.0  # score.py stops Ray in some seconds when asked
 SHOWN = 6  # rows of the best and of the worst
 
@@ -70,8 +74,10 @@ def demo(console: Console, n_scenes: int, score_flags: list[str]) -> int:
         code = score(console, manifest, output, score_flags)
         if code == 0:
             download(output, SCORED)
+            report(output)  # while there is a server to fetch pictures from
     if code == 0:
         show(console, pd.read_parquet(SCORED), contents)
+        console.print(f"report, to open in a browser: {REPORT.absolute()}", style="bold", soft_wrap=True)
     return code
 
 
@@ -117,6 +123,12 @@ def download(url: str, folder: Path) -> None:
         name = file.url.removeprefix(url + "/")
         if "/" not in name:
             (folder / name).write_bytes(read_bytes(file.url, StorageConfig()))
+
+
+def report(url: str) -> None:
+    """Write the page about the scored rows, as report.py does, with the demo's settings."""
+    names = {"input": {"manifest": url}, "output": {"path": str(REPORT)}, "report": {"title": "capsieve's demo"}}
+    write_report(load(str(ROOT / "configs/demo.yaml"), names))
 
 
 def empty(folder: Path, pattern: str) -> None:

@@ -7,36 +7,18 @@ environment (cloud credentials excepted: their SDKs read their own). Knows nothi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.filter_rules import BestCaption, Compare, Placeholders, Rule, Top, TopFraction, Unique
+from pipeline.nightly_settings import NightlyConfig
 from pipeline.schema import Status
+from pipeline.sections import Section, StrList
+from pipeline.sections import absolute_path as absolute_path
 
 MIB = 1024 * 1024
 DEFAULT_BLOCK_ROWS = 128  # for whoever calls a stage alone, without a cluster to choose by
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-StrList = Annotated[list[str], BeforeValidator(_as_list)]
-
-
-def absolute_path(path: str) -> str:
-    """Local paths become absolute, because workers run in other directories; URLs stay as they are."""
-    path = path.removeprefix("file://")
-    if not path or "://" in path:
-        return path.rstrip("/")
-    return str(Path(path).expanduser().absolute())
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses names it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ColumnsConfig(Section):
@@ -299,6 +281,28 @@ class FilterConfig(Section):
         return self
 
 
+class ReportConfig(Section):
+    """What the report of a scored dataset shows."""
+
+    title: str = ""
+    """Headline; empty: the name of the folder that is reported."""
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    """itm_score that the slider starts at, and that the borderline pairs are nearest to; 0.5 is BLIP's own decision."""
+    gallery: int = Field(default=24, ge=0, le=100)
+    """Pairs in each gallery: the best, the borderline, the worst, some from the whole range. 24 make a page of 2 MB."""
+    thumbnails: bool = True
+    """Fetch the images of the galleries, under the rules of `fetch` and `images`, and embed them."""
+    explanations: str = ""
+    """Folder that explain.py wrote: its heat maps are embedded for pairs of the galleries that have one."""
+    threads: int | None = Field(default=None, ge=1)
+    """Files read at a time, each with some 100 MB. None: one a core, at most 8."""
+
+    @field_validator("explanations")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        return absolute_path(value)
+
+
 class Config(Section):
     """All settings of a run."""
 
@@ -310,3 +314,5 @@ class Config(Section):
     fetch: FetchConfig = FetchConfig()
     images: ImagesConfig = ImagesConfig()
     filter: FilterConfig = FilterConfig()
+    report: ReportConfig = ReportConfig()
+    nightly: NightlyConfig = NightlyConfig()

@@ -130,6 +130,9 @@ def test_the_demo_shows_scores_and_leaves_parquet(tmp_path: Path, checkpoint: st
     ):
         assert text in log
     assert list((tmp_path / "demo-output/pictures").glob("*.jpg"))
+    page = tmp_path / "demo-output/report.html"
+    assert str(page) in log.splitlines()[-2], "the demo ends with the report's path"
+    assert page.read_text().count("data:image/jpeg;base64,") == 24, "each picture, once"
 
 
 @pytest.mark.slow

@@ -90,7 +90,6 @@ def test_the_slider_moves_the_counts(opened: Opened, report: Path) -> None:
     expect(page.locator("#itm")).to_have_attribute("aria-valuetext", re.compile(rf"0\.6: keeps {kept} of 300 pairs"))
     page.get_by_role("button", name="Reset thresholds").click()
     expect(page.locator("#kept-count")).to_have_text(f"{(frame.itm_score >= 0.5).sum()} of 300 scored pairs")
-    page.keyboard.press("Home")
     page.locator("#itm").press("Home")
     expect(page.locator("#kept-share")).to_have_text("100.0 %")
     expect(page.locator("#command-line")).to_be_hidden()
@@ -139,14 +138,17 @@ def test_heat_maps_come_on_demand(opened: Opened) -> None:
 def test_charts_have_tables(opened: Opened, report: Path) -> None:
     page, frame = opened.page, scored(report)
     page.get_by_text("itm_score as a table", exact=True).click()
-    rows = page.locator("#score-tables table").first.locator("tbody tr")
+    tables = page.locator("#score-tables table")
+    expect(tables).to_have_count(1)
+    rows = tables.first.locator("tbody tr")
     cells = rows.nth(25).locator("th, td").all_text_contents()
     within = int(((frame.itm_score >= 0.5) & (frame.itm_score < 0.52)).sum())
     assert cells[:4] == ["0.5", "0.52", str(within), str(int((frame.itm_score >= 0.5).sum()))]
     total = sum(int(text) for text in rows.locator("td:nth-child(3)").all_text_contents())
     assert total == 300
     page.get_by_text("Both scores as a table", exact=True).click()
-    joint = page.locator("#score-tables table").last.locator("tbody td").all_text_contents()
+    expect(tables).to_have_count(2)
+    joint = tables.last.locator("tbody td").all_text_contents()
     assert sum(map(int, joint)) == 300
     page.get_by_text("All settings").click()
     expect(page.locator("#origins pre")).to_contain_text("<b>m</b>")

@@ -56,7 +56,8 @@ function pairCard(pair, label) {
     element("b", { title: "itm_score" }, pair.itm_score.toFixed(3)),
     element("span", { class: "cosine", title: "itc_similarity" }, signed(pair.itc_similarity)), badge);
   const why = pair.heat_map ? explanation(pair.heat_map) : null;
-  const node = element("li", {}, frame(pair, label), scores, caption, why, moreOf(pair));
+  const picture = pair.image ? frame(pair.image, label) : null; // none where thumbnails were left out
+  const node = element("li", {}, picture, scores, caption, why, moreOf(pair));
   return { pair, node, badge };
 }
 
@@ -64,15 +65,13 @@ function signed(number) {
   return `${number < 0 ? "−" : "+"}${Math.abs(number).toFixed(2)}`;
 }
 
-function frame(pair, label) {
-  const image = pair.image;
-  if (image && image.uri) {
+function frame(image, label) {
+  if (image.uri) {
     const size = { width: image.width, height: image.height };
     const picture = element("img", { src: image.uri, alt: `Image of the pair: ${label}`, ...size, decoding: "async" });
     return element("div", { class: "frame" }, picture);
   }
-  const reason = image ? image.error : "not fetched";
-  return element("div", { class: "frame" }, element("p", { class: "missing" }, `no image: ${reason}`));
+  return element("div", { class: "frame" }, element("p", { class: "missing" }, `no image: ${image.error}`));
 }
 
 /** Where the model looked; the image is made when it is asked for. */

@@ -47,6 +47,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pictures = {key: [{"caption": words, "image": "0.png"}] for key, words in zip(frame.id, frame.words, strict=True)}
     index = {key: {"captions": captions} for key, captions in pictures.items()}
     (maps / "index.json").write_text(json.dumps(index))
+    (folder / "images" / "7.jpg").unlink()
     write_report(config_of(folder, gallery=24, explanations=str(maps)))
     return folder / "report.html"
 
@@ -102,6 +103,9 @@ def test_galleries_load_and_say_what_is_kept(opened: Opened) -> None:
         assert gallery.locator("li").count() >= 20
         assert gallery.locator("li:visible").count() == 12
         assert gallery.locator("img").evaluate_all("all => all.every(image => image.complete && image.naturalWidth > 0)")
+    missing = page.locator(".missing").all_text_contents()
+    assert missing
+    assert set(missing) == {"no image: not found"}
     best, worst = (page.locator(f"ul[aria-labelledby=gallery-{name}] .badge") for name in ("best", "worst"))
     assert set(best.all_text_contents()) == {"kept"}
     assert set(worst.all_text_contents()) == {"dropped"}

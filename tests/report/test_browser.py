@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from pipeline.config import OutputConfig
 from pipeline.report.run import write_report
 from tests.browser import chromium
 from tests.report.outputs import FILES, HOSTILE, config_of, write_output
@@ -173,6 +176,28 @@ def test_names_and_landmarks(opened: Opened) -> None:
     assert len(ids) == len(set(ids))
     page.keyboard.press("Tab")
     expect(page.get_by_text("Skip to the threshold")).to_be_focused()
+
+
+def test_lists_of_captions_and_no_scores_at_all(browser: Browser, tmp_path: Path) -> None:
+    folder = write_output(tmp_path, lists=True)
+    summary = write_report(config_of(folder, thumbnails=False))
+    for name in FILES:
+        table = pq.read_table(folder / "scored" / name, partitioning=None)
+        pq.write_table(table.filter(pc.not_equal(table["status"].cast("string"), "success")), folder / "scored" / name)
+    empty = config_of(folder, thumbnails=False).model_copy(update={"output": OutputConfig(path=str(folder / "empty.html"))})
+    write_report(empty)
+    page = browser.new_page()
+    opened = Opened(page, folder / "report.html")
+    expect(page.locator("#kept-count")).to_have_text(f"{summary.at_threshold} of {summary.scored} scored captions")
+    expect(page.locator("#command")).to_have_text("--filter.min_itm 0.5 --filter.captions explode")
+    assert page.locator(".frame").count() == 0
+    opened.check()
+    opened = Opened(page, folder / "empty.html")
+    expect(page.locator("#kept-count")).to_have_text("0 of 0 scored captions")
+    expect(page.locator("#galleries")).to_have_text("No pair is shown.")
+    page.locator("#logarithmic").check()
+    opened.check()
+    page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

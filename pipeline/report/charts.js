@@ -36,7 +36,8 @@ function histogram(figure, title, unit, bars, format) {
     return drawing("text", { x: x(tick), y: height - 6, "text-anchor": anchor }, format(tick));
   });
   const axis = drawing("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom });
-  const picture = drawing("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: histogram. Its numbers follow as a table.` },
+  const label = `${title}: histogram. Its numbers follow as a table.`;
+  const picture = drawing("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
     rules, ...allBars, ...keptBars, axis, line, ...labels);
   figure.replaceChildren(element("figcaption", {}, `${title} `, element("span", {}, unit)), picture);
 
@@ -45,14 +46,16 @@ function histogram(figure, title, unit, bars, format) {
     const y = (number) => height - bottom - size(number) * (height - bottom - top);
     const place = (rect, bar, number) => {
       const gap = Math.min(1, (x(bar.to) - x(bar.from)) / 6);
-      const attributes = { x: x(bar.from) + gap / 2, width: Math.max(0.5, x(bar.to) - x(bar.from) - gap), y: y(number), height: height - bottom - y(number) };
-      fill(rect, attributes, []);
+      const wide = Math.max(0.5, x(bar.to) - x(bar.from) - gap);
+      fill(rect, { x: x(bar.from) + gap / 2, width: wide, y: y(number), height: height - bottom - y(number) }, []);
     };
     bars.forEach((bar, index) => {
       place(allBars[index], bar, bar.all);
       place(keptBars[index], bar, kept ? kept[index] : 0);
     });
-    const ticks = logarithmic ? Array.from({ length: Math.floor(Math.log10(most)) + 1 }, (_, power) => 10 ** power) : roundTicks(0, most, 3).filter((tick) => tick > 0 && Number.isInteger(tick));
+    const powers = Array.from({ length: Math.floor(Math.log10(most)) + 1 }, (_, power) => 10 ** power);
+    const round = roundTicks(0, most, 3).filter((tick) => tick > 0 && Number.isInteger(tick));
+    const ticks = logarithmic ? powers : round;
     rules.replaceChildren(...ticks.flatMap((tick) => [
       drawing("line", { class: "rule", x1: left, x2: width - right, y1: y(tick), y2: y(tick) }),
       drawing("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, compact.format(tick)),
@@ -75,25 +78,28 @@ function density(figure, rows, columns, counts) {
   const cells = [];
   rows.forEach((row, i) => columns.forEach((column, j) => {
     if (counts[i][j]) {
-      const size = { x: x(column.from), y: y(row.to), width: x(column.to) - x(column.from) + 0.3, height: y(row.from) - y(row.to) + 0.3 };
-      cells.push(drawing("rect", { class: "cell", ...size, "fill-opacity": shade(counts[i][j]).toFixed(3) }));
+      const place = { x: x(column.from), y: y(row.to) };
+      const size = { width: x(column.to) - x(column.from) + 0.3, height: y(row.from) - y(row.to) + 0.3 };
+      cells.push(drawing("rect", { class: "cell", ...place, ...size, "fill-opacity": shade(counts[i][j]).toFixed(3) }));
     }
   }));
   const veil = drawing("path", { class: "veil", "fill-rule": "evenodd" });
   const line = drawing("path", { class: "cut" });
   const below = roundTicks(columns[0].from, columns[columns.length - 1].to, 5).map((tick) =>
     drawing("text", { x: x(tick), y: height - bottom + 18, "text-anchor": "middle" }, decimal(tick, 2)));
-  const beside = roundTicks(0, 1, 5).map((tick) => drawing("text", { x: left - 8, y: y(tick) + 4, "text-anchor": "end" }, decimal(tick, 2)));
+  const beside = roundTicks(0, 1, 5).map((tick) =>
+    drawing("text", { x: left - 8, y: y(tick) + 4, "text-anchor": "end" }, decimal(tick, 2)));
   const frame = drawing("path", { class: "axis", fill: "none", d: `M${left} ${top}V${height - bottom}H${width - right}` });
   const names = [
     drawing("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, "itc_similarity"),
-    drawing("text", { transform: `translate(13 ${(top + height - bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, "itm_score"),
+    drawing("text", { transform: `translate(13 ${(top + height - bottom) / 2}) rotate(-90)`, "text-anchor": "middle" },
+      "itm_score"),
   ];
-  const picture = drawing("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Joint density of itc_similarity and itm_score. Its numbers follow as a table." },
+  const label = "Joint density of itc_similarity and itm_score. Its numbers follow as a table.";
+  const picture = drawing("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
     ...cells, veil, line, frame, ...below, ...beside, ...names);
-  figure.replaceChildren(
-    element("figcaption", {}, "Both scores together ", element("span", {}, `colour: pairs, logarithmic, up to ${count(most)} a cell`)),
-    picture);
+  const scaleNote = `colour: pairs, logarithmic, up to ${count(most)} a cell`;
+  figure.replaceChildren(element("figcaption", {}, "Both scores together ", element("span", {}, scaleNote)), picture);
 
   return function draw(itm, itc) {
     const [x0, x1, y0, y1] = [x(Math.max(itc, columns[0].from)), width - right, y(itm), top];

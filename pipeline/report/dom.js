@@ -64,14 +64,16 @@ function table(caption, columns, rows) {
   const body = rows.map((cells) =>
     element("tr", {}, ...cells.map((cell, index) =>
       index ? element("td", { class: kind(index) }, cell) : element("th", { scope: "row", class: kind(index) }, cell))));
-  return element("table", {}, element("caption", {}, caption), element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...body));
+  return element("table", {}, element("caption", {}, caption),
+    element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...body));
 }
 
 /** The same numbers for those who do not see the chart. Filled when it is opened first. */
 function asTable(title, make) {
   const details = element("details", {}, element("summary", {}, title));
   details.addEventListener("toggle", () => {
-    if (details.childElementCount === 1) details.append(element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title }, make()));
+    if (details.childElementCount > 1) return;
+    details.append(element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title }, make()));
   });
   return details;
 }

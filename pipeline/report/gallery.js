@@ -4,7 +4,7 @@ const GALLERIES = [
   ["best", "Best", "The highest scores; of pairs with the same image the best one."],
   ["borderline", "Borderline", "Nearest to the threshold that the page opened with."],
   ["worst", "Worst", "The lowest scores."],
-  ["range", "From the whole range", "One pair drawn from each part of 0 to 1, the highest first: where do captions begin to be right?"],
+  ["range", "From the whole range", "One pair drawn from each part of 0 to 1, the highest first."],
 ];
 const FOLDED = 12; // shown at first
 
@@ -22,7 +22,8 @@ function galleries(contents) {
       cards.push(card);
       list.append(card.node);
     });
-    byId("galleries").append(element("div", { class: "gallery-head" }, element("h3", { id }, title), element("p", {}, note)), list);
+    const head = element("div", { class: "gallery-head" }, element("h3", { id }, title), element("p", {}, note));
+    byId("galleries").append(head, list);
     if (pairs.length > FOLDED) byId("galleries").append(unfolding(list, pairs.length));
   }
   if (!cards.length) byId("galleries").append(element("p", { class: "note" }, "No pair is shown."));
@@ -54,7 +55,9 @@ function pairCard(pair, label) {
   const scores = element("p", { class: "scores" },
     element("b", { title: "itm_score" }, pair.itm_score.toFixed(3)),
     element("span", { class: "cosine", title: "itc_similarity" }, signed(pair.itc_similarity)), badge);
-  const node = element("li", {}, frame(pair, label), scores, caption, pair.heat_map ? explanation(pair.heat_map) : null, moreOf(pair));
+  const why = pair.heat_map ? explanation(pair.heat_map) : null;
+  const picture = pair.image ? frame(pair.image, label) : null; // none where thumbnails were left out
+  const node = element("li", {}, picture, scores, caption, why, moreOf(pair));
   return { pair, node, badge };
 }
 
@@ -62,23 +65,22 @@ function signed(number) {
   return `${number < 0 ? "−" : "+"}${Math.abs(number).toFixed(2)}`;
 }
 
-function frame(pair, label) {
-  const image = pair.image;
-  if (image && image.uri) {
-    const alt = `Image of the pair: ${label}`;
-    return element("div", { class: "frame" }, element("img", { src: image.uri, alt, width: image.width, height: image.height, decoding: "async" }));
+function frame(image, label) {
+  if (image.uri) {
+    const size = { width: image.width, height: image.height };
+    const picture = element("img", { src: image.uri, alt: `Image of the pair: ${label}`, ...size, decoding: "async" });
+    return element("div", { class: "frame" }, picture);
   }
-  const reason = image ? image.error : "not fetched";
-  return element("div", { class: "frame" }, element("p", { class: "missing" }, `no image: ${reason}`));
+  return element("div", { class: "frame" }, element("p", { class: "missing" }, `no image: ${image.error}`));
 }
 
 /** Where the model looked; the image is made when it is asked for. */
 function explanation(map) {
   const details = element("details", { class: "why" }, element("summary", {}, "Why this score"));
   details.addEventListener("toggle", () => {
-    if (details.childElementCount === 1) {
-      details.append(element("img", { src: map.uri, width: map.width, height: map.height, alt: "Heat map: where in the image the caption's words were found" }));
-    }
+    if (details.childElementCount > 1) return;
+    const alt = "Heat map: where in the image the caption's words were found";
+    details.append(element("img", { src: map.uri, width: map.width, height: map.height, alt }));
   });
   return details;
 }
@@ -95,8 +97,10 @@ function moreOf(pair) {
       ["tokens", pair.caption_tokens], ["key", pair.key], ["URL", pair.url === null ? null : link(pair.url)],
       ["row", `${pair.row}${entry} of ${pair.file}`],
     ].filter(([, value]) => value !== null && value !== undefined);
-    details.append(element("dl", {}, ...entries.flatMap(([name, value]) =>
-      [element("dt", {}, name), element("dd", { dir: name === "key" ? "auto" : "ltr" }, typeof value === "number" ? decimal(value, 6) : value)])));
+    details.append(element("dl", {}, ...entries.flatMap(([name, value]) => {
+      const shown = typeof value === "number" ? decimal(value, 6) : value;
+      return [element("dt", {}, name), element("dd", { dir: name === "key" ? "auto" : "ltr" }, shown)];
+    })));
   });
   return details;
 }

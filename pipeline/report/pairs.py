@@ -108,7 +108,7 @@ class _Cells:
         if value is None:
             return None
         if isinstance(value, pa.StringScalar | pa.LargeStringScalar | pa.StringViewScalar):
-            return value.as_buffer().to_pybytes().decode(errors="replace")
+            return str(value.as_buffer().to_pybytes(), "utf-8", "replace")
         return str(value.as_py())
 
 

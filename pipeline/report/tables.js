@@ -24,7 +24,10 @@ function hosts(contents) {
   byId("hosts").append(table("Hosts that most rows failed at",
     [{ title: "host" }, { title: "failed rows", numeric: true }, { title: "mostly" }],
     worst.map((host) => [host.host, count(host.rows), `${host.reason} (${count(host.reason_rows)})`])));
-  if (missed) byId("hosts").append(element("p", { class: "note" }, `There were more hosts than counters: each number may fall short by up to ${count(missed)}.`));
+  if (missed) {
+    const note = `There were more hosts than counters: each number may fall short by up to ${count(missed)}.`;
+    byId("hosts").append(element("p", { class: "note" }, note));
+  }
 }
 
 function lengths(contents) {
@@ -45,8 +48,10 @@ function lengths(contents) {
   const figure = element("figure", { class: "chart" });
   const draw = histogram(figure, "Tokens of a caption", "with those that begin and end it", list, (tick) => decimal(tick, 0));
   draw(list.map((bar) => bar.all), null, false);
+  const cut = `${count(contents.truncated)} of ${plural(captions, "caption")} (${percent(contents.truncated, captions)})`;
+  const note = `Half of the captions have at most ${plural(median, "token")}. The model saw only the beginning of ${cut}.`;
   byId("lengths").append(
-    element("p", { class: "note" }, `Half of the captions have at most ${plural(median, "token")}. The model saw only the beginning of ${count(contents.truncated)} of ${plural(captions, "caption")} (${percent(contents.truncated, captions)}).`),
+    element("p", { class: "note" }, note),
     figure,
     asTable("Caption lengths as a table", () => table("Captions by number of tokens",
       [{ title: "tokens", numeric: true }, { title: "captions", numeric: true }, { title: "share", numeric: true }],
@@ -60,12 +65,14 @@ function lengths(contents) {
 
 function runs(contents) {
   if (!contents.runs.length) {
-    byId("runs").append(element("p", { class: "note" }, "No _SUCCESS lies beside these files, so nothing is known of the run."));
+    const note = "No _SUCCESS lies beside these files, so nothing is known of the run.";
+    byId("runs").append(element("p", { class: "note" }, note));
     return;
   }
   for (const run of contents.runs) {
     const scored = run.rows_scored || 0;
-    const stages = Object.entries(run.stage_s).map(([stage, seconds]) => `${stage} ${((1000 * seconds) / Math.max(1, scored)).toFixed(1)} ms`);
+    const stages = Object.entries(run.stage_s).map(([stage, seconds]) =>
+      `${stage} ${((1000 * seconds) / Math.max(1, scored)).toFixed(1)} ms`);
     const megabytes = run.bytes_read / 1e6;
     byId("runs").append(factList([
       ["output", run.output],
@@ -85,7 +92,8 @@ function origins(contents) {
     return;
   }
   if (contents.origins.length > 1) {
-    byId("origins").append(element("p", { class: "note" }, "These files were not all made by the same model and settings: compare their scores with care."));
+    const note = "These files were not all made by the same model and settings: compare their scores with care.";
+    byId("origins").append(element("p", { class: "note" }, note));
   }
   for (const { identity, provenance, files, rows } of contents.origins) {
     const versions = Object.entries(provenance.versions || {}).map(([name, version]) => `${name} ${version}`);

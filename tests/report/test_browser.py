@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from pipeline.config import OutputConfig
 from pipeline.report.run import write_report
 from tests.browser import chromium
 from tests.report.outputs import FILES, HOSTILE, config_of, write_output
@@ -47,6 +50,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pictures = {key: [{"caption": words, "image": "0.png"}] for key, words in zip(frame.id, frame.words, strict=True)}
     index = {key: {"captions": captions} for key, captions in pictures.items()}
     (maps / "index.json").write_text(json.dumps(index))
+    (folder / "images" / "7.jpg").unlink()
     write_report(config_of(folder, gallery=24, explanations=str(maps)))
     return folder / "report.html"
 
@@ -90,7 +94,6 @@ def test_the_slider_moves_the_counts(opened: Opened, report: Path) -> None:
     expect(page.locator("#itm")).to_have_attribute("aria-valuetext", re.compile(rf"0\.6: keeps {kept} of 300 pairs"))
     page.get_by_role("button", name="Reset thresholds").click()
     expect(page.locator("#kept-count")).to_have_text(f"{(frame.itm_score >= 0.5).sum()} of 300 scored pairs")
-    page.keyboard.press("Home")
     page.locator("#itm").press("Home")
     expect(page.locator("#kept-share")).to_have_text("100.0 %")
     expect(page.locator("#command-line")).to_be_hidden()
@@ -103,6 +106,9 @@ def test_galleries_load_and_say_what_is_kept(opened: Opened) -> None:
         assert gallery.locator("li").count() >= 20
         assert gallery.locator("li:visible").count() == 12
         assert gallery.locator("img").evaluate_all("all => all.every(image => image.complete && image.naturalWidth > 0)")
+    missing = page.locator(".missing").all_text_contents()
+    assert missing
+    assert set(missing) == {"no image: not found"}
     best, worst = (page.locator(f"ul[aria-labelledby=gallery-{name}] .badge") for name in ("best", "worst"))
     assert set(best.all_text_contents()) == {"kept"}
     assert set(worst.all_text_contents()) == {"dropped"}
@@ -139,14 +145,17 @@ def test_heat_maps_come_on_demand(opened: Opened) -> None:
 def test_charts_have_tables(opened: Opened, report: Path) -> None:
     page, frame = opened.page, scored(report)
     page.get_by_text("itm_score as a table", exact=True).click()
-    rows = page.locator("#score-tables table").first.locator("tbody tr")
+    tables = page.locator("#score-tables table")
+    expect(tables).to_have_count(1)
+    rows = tables.first.locator("tbody tr")
     cells = rows.nth(25).locator("th, td").all_text_contents()
     within = int(((frame.itm_score >= 0.5) & (frame.itm_score < 0.52)).sum())
     assert cells[:4] == ["0.5", "0.52", str(within), str(int((frame.itm_score >= 0.5).sum()))]
     total = sum(int(text) for text in rows.locator("td:nth-child(3)").all_text_contents())
     assert total == 300
     page.get_by_text("Both scores as a table", exact=True).click()
-    joint = page.locator("#score-tables table").last.locator("tbody td").all_text_contents()
+    expect(tables).to_have_count(2)
+    joint = tables.last.locator("tbody td").all_text_contents()
     assert sum(map(int, joint)) == 300
     page.get_by_text("All settings").click()
     expect(page.locator("#origins pre")).to_contain_text("<b>m</b>")
@@ -167,6 +176,28 @@ def test_names_and_landmarks(opened: Opened) -> None:
     assert len(ids) == len(set(ids))
     page.keyboard.press("Tab")
     expect(page.get_by_text("Skip to the threshold")).to_be_focused()
+
+
+def test_lists_of_captions_and_no_scores_at_all(browser: Browser, tmp_path: Path) -> None:
+    folder = write_output(tmp_path, lists=True)
+    summary = write_report(config_of(folder, thumbnails=False))
+    for name in FILES:
+        table = pq.read_table(folder / "scored" / name, partitioning=None)
+        pq.write_table(table.filter(pc.not_equal(table["status"].cast("string"), "success")), folder / "scored" / name)
+    empty = config_of(folder, thumbnails=False).model_copy(update={"output": OutputConfig(path=str(folder / "empty.html"))})
+    write_report(empty)
+    page = browser.new_page()
+    opened = Opened(page, folder / "report.html")
+    expect(page.locator("#kept-count")).to_have_text(f"{summary.at_threshold} of {summary.scored} scored captions")
+    expect(page.locator("#command")).to_have_text("--filter.min_itm 0.5 --filter.captions explode")
+    assert page.locator(".frame").count() == 0
+    opened.check()
+    opened = Opened(page, folder / "empty.html")
+    expect(page.locator("#kept-count")).to_have_text("0 of 0 scored captions")
+    expect(page.locator("#galleries")).to_have_text("No pair is shown.")
+    page.locator("#logarithmic").check()
+    opened.check()
+    page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

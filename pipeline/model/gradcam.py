@@ -85,8 +85,8 @@ def token_maps(model: BLIP_ITM, image_tokens: Tensor, input_ids: Tensor, attenti
 def _probabilities(projections: Projections, hidden: Tensor, image_tokens: Tensor) -> Tensor:
     """(n, heads, L, 1 + g * g): how each token's attention is divided over the image's."""
     query, key = _heads(projections, projections.query(hidden)), _heads(projections, projections.key(image_tokens))
-    similarity: Tensor = query @ key.transpose(2, 3)
-    return (similarity * query.shape[-1] ** -0.5).softmax(dim=-1)
+    similarity: Tensor = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
+    return similarity.softmax(dim=-1)
 
 
 def _heads(projections: Projections, part: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ class CaptionTokenizer:
         return np.fromiter((len(ids) for ids in self._encode(list(captions))), np.int64, len(captions))
 
     def words(self, caption: str) -> list[Word]:
-        """The words of a caption that the model sees, in order. Punctuation marks are words of their own; [CLS], [SEP] are none."""
+        """The words of a caption that the model sees, in order. A punctuation mark is one, [CLS] and [SEP] are none."""
         encoding = self._tokenizer.encode(_without_surrogates(caption))
         words: list[Word] = []
         last = None

@@ -303,7 +303,7 @@ class ExplainConfig(Section):
     """For which rows heat maps are drawn, and how."""
 
     keys: StrList = Field(default_factory=list)
-    """Rows by key: values of `input.columns.key`, or FILE:ROW where there is no such column. None: a sample by score."""
+    """Rows by key: values of `input.columns.key`, of the URLs where there is none, else FILE:ROW. None: a sample by score."""
     sample: int = Field(default=8, ge=1)
     """So many rows each of the best, the borderline and the worst, where no keys are given."""
     threshold: float = Field(default=0.5, gt=0, lt=1)

@@ -2,7 +2,8 @@
 
     OUTPUT/00003-0.png      number 3 of the rows chosen, its caption 0: the image, beside it the image under the caption's map
     OUTPUT/00003-0-05.png   the image under the map of word 5
-    OUTPUT/index.json       key -> captions, scores, files, words; whole at the end (docs/explain.md)
+    OUTPUT/_EXPLAIN.json    which model, which layer
+    OUTPUT/index.json       key -> captions, scores, pictures, words (docs/explain.md); comes last
 
 Images are fetched and decoded as a run does it. A row that fails has its reason in the index, and the others go on. Knows
 nothing of how maps are made, or of how anything is printed.
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from pipeline.explainer import CaptionMaps, Explainer
 
 INDEX_FILE = "index.json"
-FORMAT = "capsieve explanations 1"
+EXPLAIN_FILE = "_EXPLAIN.json"
 PICTURE = re.compile(r"\d{5}-\d+(-\d+)?\.png")
 BLOCK_IMAGES = 16  # decoded at a time; each then takes about a second of a CPU
 WORD_SIDE = 192  # pixels of a word's picture at most: a caption has up to 33
@@ -79,8 +80,8 @@ def explain(config: Config, make_explainer: Callable[[], Explainer], progress: P
     if not config.explain.other_model:
         for url, made in provenance.items():
             check_model(url, made, model, config)
-    _claim(config)
     explainer = make_explainer()
+    _claim(model, explainer, config)
     bases = {row.shard: find_base(shards[row.shard], provenance.get(shards[row.shard].file.url), config) for row in chosen}
     entries: dict[int, Entry] = {}
     for shard, base in bases.items():
@@ -88,7 +89,7 @@ def explain(config: Config, make_explainer: Callable[[], Explainer], progress: P
             entries[number] = entry
             if progress:
                 progress(len(entries), len(chosen))
-    _write_index({name: entries[number] for number, name in enumerate(_entry_names(source, chosen))}, model, explainer, config)
+    _write_json(INDEX_FILE, {name: entries[number] for number, name in enumerate(_entry_names(source, chosen))}, config)
     failed = Counter(entry["error_message"] for entry in entries.values() if entry["status"] != Status.SUCCESS)
     hints = [base.hint for base in bases.values() if base.hint and failed.keys() & {Reason.NOT_FOUND, Reason.REFUSED_PATH}]
     return ExplainSummary(
@@ -130,9 +131,12 @@ def _explained(
             for row, captions in zip(record["rows"], record["captions"], strict=True):
                 number = numbers[row]
                 entry = _entry(source, chosen[number], record)
+                entry["caption"] = next((caption for caption in captions if caption is not None), None)
                 if record["pixels"] is not None:
                     scored = _scored(source, shard, row, config)
                     entry["captions"] = _captions(number, record["pixels"], captions, scored, config, explainer)
+                    best = max(entry["captions"], key=lambda caption: caption["itm_logit"])
+                    entry |= {"caption": best["caption"], "image": best["image"]}
                 yield number, entry
 
 
@@ -144,6 +148,7 @@ def _entry(source: Source, row: Chosen, record: dict[str, Any]) -> Entry:
         "row": shard.first_row + row.row,
         "status": record["status"],
         "error_message": record["error_message"],
+        "caption": None,
         "captions": [],
     }
 
@@ -176,7 +181,7 @@ def _captions(
                 "itm_score": maps.itm_score,
                 "itm_logit": maps.itm_logit,
                 "scored": before or None,
-                "file": f"{stem}.png",
+                "image": f"{stem}.png",
                 "words": list(_words(stem, pixels, maps, config)),
             }
         )
@@ -197,45 +202,32 @@ def _words(stem: str, pixels: npt.NDArray[np.uint8], maps: CaptionMaps, config: 
         if config.explain.words:
             name = f"{stem}-{place:02d}.png"
             _write(name, overlay(small, word.map, top), config)
-            entry["file"] = name
+            entry["image"] = name
         yield entry
 
 
 # ------------------------------------------------------------------ output
 
 
-def _claim(config: Config) -> None:
-    """Make the folder ours, with an index of no rows. Raises OutputError for one that holds anything else."""
+def _claim(model: ModelInfo, explainer: Explainer, config: Config) -> None:
+    """Make the folder ours. Raises OutputError for one that holds anything else, or an earlier whole of ours."""
     url = config.output.path
     storage.probe(url, config.storage)
     files = {file.url.removeprefix(url + "/") for file in storage.list_files(url, config.storage)}
-    index = _read_index(storage.read_bytes(f"{url}/{INDEX_FILE}", config.storage)) if INDEX_FILE in files else None
-    if files and index is None:
+    if files and EXPLAIN_FILE not in files:
         raise OutputError(f"{url} holds files that explain did not write (e.g. {min(files)}): name an empty folder")
-    if index and index.get("rows") and not config.output.overwrite:
+    if INDEX_FILE in files and not config.output.overwrite:
         raise OutputError(
             f"{url} holds explanations already: name another --output.path, or replace them by --output.overwrite"
         )
-    storage.delete_files([f"{url}/{name}" for name in sorted(files) if PICTURE.fullmatch(name)], config.storage)
-    _write_json({"format": FORMAT, "rows": {}}, config)
+    old = [INDEX_FILE, *sorted(name for name in files if PICTURE.fullmatch(name))]  # the index first
+    storage.delete_files([f"{url}/{name}" for name in old if name in files], config.storage)
+    about = {"model": model.name, "model_sha256": model.sha256, "image_size": explainer.image_size, "layer": explainer.layer}
+    _write_json(EXPLAIN_FILE, about, config)
 
 
-def _read_index(data: bytes) -> dict[str, Any] | None:
-    """An index of ours, or None."""
-    try:
-        index = json.loads(data)
-    except ValueError:
-        return None
-    return index if isinstance(index, dict) and index.get("format") == FORMAT else None
-
-
-def _write_index(rows: dict[str, Entry], model: ModelInfo, explainer: Explainer, config: Config) -> None:
-    about = {"name": model.name, "sha256": model.sha256, "image_size": explainer.image_size, "layer": explainer.layer}
-    _write_json({"format": FORMAT, "model": about, "rows": rows}, config)
-
-
-def _write_json(index: dict[str, Any], config: Config) -> None:
-    storage.write_bytes(f"{config.output.path}/{INDEX_FILE}", json.dumps(index, indent=1).encode(), config.storage)
+def _write_json(name: str, value: dict[str, Any], config: Config) -> None:
+    storage.write_bytes(f"{config.output.path}/{name}", json.dumps(value, indent=1).encode(), config.storage)
 
 
 def _write(name: str, picture: npt.NDArray[np.uint8], config: Config) -> None:

@@ -30,13 +30,13 @@ class Chosen(NamedTuple):
     shard: int  # index into Manifest.shards
     row: int  # within the shard
     group: str  # best | borderline | worst | key
-    key: str  # the user's, or FILE:ROW
+    key: str  # the user's, the image's URL, or FILE:ROW
 
 
 class Names(NamedTuple):
     """What rows are called."""
 
-    column: str | None  # of the user's keys
+    column: str | None  # of the user's keys, else of URLs
     files: Mapping[str, str]  # an input file's URL -> its path below the manifest's root
 
 

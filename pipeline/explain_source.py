@@ -49,7 +49,7 @@ def find_source(config: Config) -> Source:
         # what lies there now must be what was scored
         manifest = replace(manifest, columns=replace(manifest.columns, sha256=hashes))
     files = {source.file.url: source.relative for source in sources}
-    return Source(manifest, Names(manifest.columns.key, files), prefix)
+    return Source(manifest, Names(manifest.columns.key or manifest.columns.url, files), prefix)
 
 
 def read_provenance(shards: Iterable[Shard], config: Config) -> dict[str, FileFacts]:

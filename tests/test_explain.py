@@ -34,6 +34,7 @@ from pipeline.schema import score_schema
 from pipeline.scorer import load_scorer
 from pipeline.stages import image_blocks, score_images
 from pipeline.tallies import Tallies
+from tests.demo import FinishedDemo
 from tests.tiny import tiny_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -268,6 +269,20 @@ def test_whose_folder(manifest: Path, scored: Path, tmp_path: Path, explainer: E
     run(config, explainer)
     with pytest.raises(OutputError, match="holds files that explain did not write"):
         explain(settings(scored, scored, explain={"keys": "row-0"}, fetch=at_home(manifest)), lambda: explainer)
+
+
+@pytest.mark.slow
+def test_what_a_real_run_says_of_itself_is_understood(finished_demo: FinishedDemo, tmp_path: Path) -> None:
+    scored = finished_demo.folder / "demo-output/scored"
+    with pytest.raises(ConfigError, match=r"was scored by .* with model_sha256 .*, not by 'capsieve demo model'"):
+        explain(settings(scored, tmp_path / "out", explain={"sample": 1}), lambda: pytest.fail("the model is not loaded"))
+    model, nowhere = {"checkpoint": finished_demo.checkpoint}, {"endpoint_url": "http://127.0.0.1:9", "anonymous": True}
+    config = settings(scored, tmp_path / "out", explain={"sample": 2}, model=model, storage=nowhere)
+    tiny = load_explainer(finished_demo.checkpoint, device="cpu")
+    summary, _ = run(config, tiny)
+    assert summary.rows == 6
+    assert summary.explained == 0, "its bucket is gone, and addresses of this machine are refused"
+    assert set(summary.failed) <= {"refused address", "connection failed"}
 
 
 # ------------------------------------------------------------------ words

@@ -28,7 +28,9 @@ beside them
     storage                               how stores are opened, read and written; `storage_failures`, `local_files`
     filters, filter_rules                 which rows stay, once they have scores; the rules as they are written
     evaluate, labelled                    AUC and its intervals; of a labelled manifest
-    scenes, training, scene_evaluation    rendered scenes, the demo model's training, its figures
+    explain, explainer, heatmap           why a score: rows chosen (`explain_rows`, `explain_source`), maps of words, pictures
+    scenes, training, scene_evaluation    rendered scenes, the demo model's training, its figures; `scene_localisation`: where
+                                          its heat maps point
     local_s3                              a real S3 server on loopback, for the demo, tests and benchmarks
 
 This file imports nothing.

@@ -32,7 +32,9 @@ beside them
     nightly, nightly_settings             new partitions scored, filtered, reported, compared; an alarm where one differs
     drift, profiles                       whether a night looks like those before it; what is kept of a night for that
     evaluate, labelled                    AUC and its intervals; of a labelled manifest
-    scenes, training, scene_evaluation    rendered scenes, the demo model's training, its figures
+    explain, explainer, heatmap           why a score: rows chosen (`explain_rows`, `explain_source`), maps of words, pictures
+    scenes, training, scene_evaluation    rendered scenes, the demo model's training, its figures; `scene_localisation`: where
+                                          its heat maps point
     local_s3                              a real S3 server on loopback, for the demo, tests and benchmarks
 
 This file imports nothing.

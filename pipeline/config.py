@@ -303,6 +303,23 @@ class ReportConfig(Section):
         return absolute_path(value)
 
 
+class ExplainConfig(Section):
+    """For which rows heat maps are drawn, and how."""
+
+    keys: StrList = Field(default_factory=list)
+    """Rows by key: values of `input.columns.key`, of the URLs where there is none, else FILE:ROW. None: a sample by score."""
+    sample: int = Field(default=8, ge=1)
+    """So many rows each of the best, the borderline and the worst, where no keys are given."""
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """The itm_score that borderline rows are closest to; 0.5 is BLIP's own decision."""
+    layer: int | None = Field(default=None, ge=0)
+    """Of the text encoder, from 0, never the last. None: LAVIS's choice, 7 of base's 12, or the same relative depth."""
+    words: bool = True
+    """A picture for each word, too, not for the whole caption alone."""
+    other_model: bool = False
+    """Explain with another model, image size or first token than the rows were scored with."""
+
+
 class Config(Section):
     """All settings of a run."""
 
@@ -316,3 +333,4 @@ class Config(Section):
     filter: FilterConfig = FilterConfig()
     report: ReportConfig = ReportConfig()
     nightly: NightlyConfig = NightlyConfig()
+    explain: ExplainConfig = ExplainConfig()

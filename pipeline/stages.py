@@ -33,16 +33,17 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def image_blocks(
-    chunk: Chunk, manifest: Manifest, config: Config, image_size: int, *, decode: str = DECODE
+    chunk: Chunk, manifest: Manifest, config: Config, image_size: int, *, decode: str = DECODE, base: str | None = None
 ) -> Iterator[pa.Table]:
     """Fetch and decode the rows of a chunk, yielding `schema.IMAGES` blocks of `compute.block_rows` images as they fill.
 
-    Records come in the order in which downloads end, not in the manifest's. Raises StorageError and ManifestError where
+    base: folder that relative paths start from; None: that of the chunk's file. Records come in the order in which downloads
+    end, not in the manifest's. Raises StorageError and ManifestError where
     the manifest itself cannot be read; whatever is wrong with a row is its status, be it that a decoder dies of it.
     """
     block = _Block(chunk.shard, config.compute.block_rows or DEFAULT_BLOCK_ROWS, image_size)
     with _decoder(config.images, image_size, decode) as decoder:
-        for record, data in _received(chunk, manifest, config):
+        for record, data in _received(chunk, manifest, config, base):
             if data is None:
                 yield from block.add(record)
                 continue
@@ -62,7 +63,7 @@ class _Received(NamedTuple):
     data: bytes | None  # None: the record has failed
 
 
-def _received(chunk: Chunk, manifest: Manifest, config: Config) -> Iterator[_Received]:
+def _received(chunk: Chunk, manifest: Manifest, config: Config, base: str | None) -> Iterator[_Received]:
     """Every image of a chunk with its bytes: those in the rows first, then the others as downloads end."""
     pending: dict[int, ImageRecord] = {}
     for record in plan_images(_read(chunk, manifest, config), manifest.columns):
@@ -72,7 +73,7 @@ def _received(chunk: Chunk, manifest: Manifest, config: Config) -> Iterator[_Rec
         else:
             pending[len(pending)] = record
     requests = [FetchRequest(index, str(record.url)) for index, record in pending.items()]
-    folder = base_url(manifest.shards[chunk.shard])
+    folder = base or base_url(manifest.shards[chunk.shard])
     for result in process_fetcher(config.fetch, config.storage).fetch(requests, folder):
         record = pending.pop(result.index)
         record.fetch_s = result.seconds

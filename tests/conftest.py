@@ -16,6 +16,8 @@ import pytest
 from pipeline.config import StorageConfig
 from pipeline.local_s3 import LocalS3
 from pipeline.storage import write_bytes
+from tests.demo import Demo, FinishedDemo
+from tests.tiny import tiny_checkpoint
 
 WriteManifest = Callable[..., str]
 
@@ -64,3 +66,16 @@ def write_manifest() -> WriteManifest:
         return str(url)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> FinishedDemo:
+    """A demo of 24 scenes that ended well: a real run's output, without the bucket. Random weights: what scores mean is not
+    asked here. Takes some 15 seconds."""
+    folder = tmp_path_factory.mktemp("demo")
+    checkpoint = tiny_checkpoint(folder)
+    demo = Demo(folder, "--scenes", "24", "--model.checkpoint", checkpoint)
+    code, log = demo.wait(), demo.log.read_text()
+    assert code == 0, log
+    demo.assert_nothing_runs()
+    return FinishedDemo(folder, log, checkpoint)

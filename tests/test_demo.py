@@ -3,73 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
 import signal
-import subprocess
-import sys
-import tempfile
-import time
-import uuid
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from tests.demo import JOBS, Demo, FinishedDemo
 from tests.tiny import tiny_checkpoint
-
-JOBS = Path(__file__).parent.parent / "jobs"
-MARK = "CAPSIEVE_TEST_MARK"
-
-
-def marked_processes(mark: str) -> list[str]:
-    """Command lines of the processes that inherited the mark in their environment."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-        except OSError:  # ended meanwhile, or another user's
-            continue
-    return found
-
-
-class Demo:
-    """A run of `jobs/demo.py` in a folder of its own, with its output collected in a file."""
-
-    def __init__(self, folder: Path, *flags: str) -> None:
-        self.mark = uuid.uuid4().hex
-        self.log = folder / "log"
-        self.temporary = tempfile.TemporaryDirectory(prefix="demo-")  # a short path: sockets have 108 characters
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, str(JOBS / "demo.py"), *flags],
-                cwd=folder,
-                env={**os.environ, MARK: self.mark, "AWS_PROFILE": "not-there", "TMPDIR": self.temporary.name},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def wait_for(self, text: str) -> None:
-        """Until the run has printed this."""
-        deadline = time.monotonic() + 120
-        while text not in self.log.read_text():
-            assert time.monotonic() < deadline, self.log.read_text()
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.05)
-
-    def wait(self) -> int:
-        """Until it ends; returns its exit code."""
-        return self.process.wait(timeout=240)
-
-    def assert_nothing_runs(self) -> None:
-        """Some seconds are allowed to Ray's processes, which end when they notice."""
-        deadline = time.monotonic() + 30
-        while running := marked_processes(self.mark):
-            assert time.monotonic() < deadline, running
-            time.sleep(0.1)
-        self.temporary.cleanup()
 
 
 @pytest.fixture
@@ -98,12 +40,9 @@ def test_what_the_bucket_holds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_shows_scores_and_leaves_parquet(tmp_path: Path, checkpoint: str) -> None:
-    demo = Demo(tmp_path, "--scenes", "24", "--model.checkpoint", checkpoint)
-    code, log = demo.wait(), demo.log.read_text()
-    assert code == 0, log
-    demo.assert_nothing_runs()
-    scored = pd.read_parquet(tmp_path / "demo-output/scored")
+def test_the_demo_shows_scores_and_leaves_parquet(finished_demo: FinishedDemo) -> None:
+    folder, log = finished_demo.folder, finished_demo.log
+    scored = pd.read_parquet(folder / "demo-output/scored")
     assert len(scored) == 34
     assert scored["itm_score"].notna().sum() == 24
     failed = scored[scored["kind"] == "must fail"].set_index("note")["error_message"].to_dict()
@@ -129,8 +68,8 @@ def test_the_demo_shows_scores_and_leaves_parquet(tmp_path: Path, checkpoint: st
         "pd.read_parquet",
     ):
         assert text in log
-    assert list((tmp_path / "demo-output/pictures").glob("*.jpg"))
-    page = tmp_path / "demo-output/report.html"
+    assert list((folder / "demo-output/pictures").glob("*.jpg"))
+    page = folder / "demo-output/report.html"
     assert str(page) in log.splitlines()[-2], "the demo ends with the report's path"
     assert page.read_text().count("data:image/jpeg;base64,") == 24, "each picture, once"
 

@@ -170,6 +170,13 @@ class BLIP_ITM(nn.Module):  # noqa: N801 the published name
         packing = pack_captions(image_index, len(image_tokens), len(input_ids))
         return self._match_logits(image_tokens, input_ids, attention_mask, packing=packing)
 
+    def matching_ids(self, input_ids: Tensor) -> Tensor:
+        """(n, L) ids as the matching head's text begins: with [CLS], or with [ENC] in a copy."""
+        if self.itm_first_token == "enc":
+            input_ids = input_ids.clone()
+            input_ids[:, 0] = self.tokenizer.enc_token_id
+        return input_ids
+
     def _match_logits(
         self,
         image_tokens: Tensor,
@@ -179,10 +186,7 @@ class BLIP_ITM(nn.Module):  # noqa: N801 the published name
         *,
         packing: Packing,
     ) -> Tensor:
-        if self.itm_first_token == "enc":
-            input_ids = input_ids.clone()
-            input_ids[:, 0] = self.tokenizer.enc_token_id
-        hidden = self.text_encoder(input_ids, attention_mask, image_tokens, packing, layout)
+        hidden = self.text_encoder(self.matching_ids(input_ids), attention_mask, image_tokens, packing, layout)
         return self.itm_head(hidden[:, 0].to(self.itm_head.weight.dtype))  # type: ignore[no-any-return]
 
 

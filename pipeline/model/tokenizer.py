@@ -32,6 +32,14 @@ class TokenBatch(NamedTuple):
     lengths: npt.NDArray[np.int64]  # (n,) tokens before truncation, [CLS] and [SEP] among them
 
 
+class Word(NamedTuple):
+    """A word of a caption, and which tokens it became."""
+
+    text: str  # as in the caption
+    start: int  # of its first token, among the caption's ids
+    stop: int  # behind its last one that the model sees
+
+
 class CaptionTokenizer:
     """A WordPiece vocabulary in use. Made by `init_tokenizer`."""
 
@@ -74,16 +82,38 @@ class CaptionTokenizer:
         """(n,) tokens of each caption before truncation, [CLS] and [SEP] among them."""
         return np.fromiter((len(ids) for ids in self._encode(list(captions))), np.int64, len(captions))
 
+    def words(self, caption: str) -> list[Word]:
+        """The words of a caption that the model sees, in order. A punctuation mark is one, [CLS] and [SEP] are none."""
+        encoding = self._tokenizer.encode(_without_surrogates(caption))
+        words: list[Word] = []
+        last = None
+        for token, word in enumerate(encoding.word_ids):
+            if word is None:
+                continue
+            if len(encoding.ids) > self.max_tokens and token >= self.max_tokens - 1:  # cut off
+                break
+            start, stop = encoding.offsets[token]
+            if word == last:
+                words[-1] = Word(words[-1].text + caption[start:stop], words[-1].start, token + 1)
+            else:
+                words.append(Word(caption[start:stop], token, token + 1))
+            last = word
+        return words
+
     def _encode(self, captions: list[str]) -> list[list[int]]:
         for index, caption in enumerate(captions):
             if not isinstance(caption, str):
                 raise TypeError(f"caption {index} is not a string but {type(caption).__name__}")
         try:
             encodings = self._tokenizer.encode_batch_fast(captions)
-        except TypeError:  # a lone surrogate, which no UTF-8 can hold; U+FFFD is what decoders put there, and BERT drops it
-            captions = [caption.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for caption in captions]
-            encodings = self._tokenizer.encode_batch_fast(captions)
+        except TypeError:  # a lone surrogate
+            encodings = self._tokenizer.encode_batch_fast([_without_surrogates(caption) for caption in captions])
         return [encoding.ids for encoding in encodings]
+
+
+def _without_surrogates(caption: str) -> str:
+    """Lone surrogates, which no UTF-8 can hold, as U+FFFD: what decoders put there, and BERT drops. Length and places stay."""
+    return caption.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def init_tokenizer(vocab_file: str | Path | None = None) -> CaptionTokenizer:

@@ -21,7 +21,7 @@ The way of a row, and the module that owns each step:
 
 beside them
 
-    schema, errors, config, commandline   what flows, how it fails, every setting, how settings are read
+    schema, errors, config, commandline   what flows, how it fails, every setting (`dataset_settings`), how they are read
     lease, conditional                    one run at a time writes to an output; files that several want to change
     provenance, verify                    what files say of themselves; whether an output is what it should be
     patience                              waiting for a store that is down, in the middle of a run

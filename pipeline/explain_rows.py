@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import ExplainConfig, StorageConfig
+from pipeline.config import StorageConfig
+from pipeline.dataset_settings import ExplainConfig
 from pipeline.errors import ConfigError
 from pipeline.manifest import Manifest, read_rows
 

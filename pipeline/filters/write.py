@@ -26,7 +26,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.config import FilterConfig, StorageConfig
+from pipeline.config import StorageConfig
+from pipeline.dataset_settings import FilterConfig
 from pipeline.errors import ManifestError, OutputError
 from pipeline.filters.captions import best_only
 from pipeline.filters.select import Reasons

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from pipeline.config import ReportConfig, StorageConfig
+from pipeline.config import StorageConfig
+from pipeline.dataset_settings import ReportConfig
 from pipeline.errors import ManifestError
 from pipeline.filters.captions import explode
 from pipeline.filters.source import Dataset, Layout, read_batches

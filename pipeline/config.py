@@ -143,6 +143,12 @@ class ComputeConfig(Section):
     """How often the same work is given to another process after the one that had it died; then the run ends, resumable."""
     fetch_cpus: float = Field(default=0.5, gt=0)
     """CPUs that a fetch task reserves; below 1, two share a core, and one decodes while the other waits for hosts."""
+    wait_for_gpus: int = Field(default=0, ge=0)
+    """GPUs that an autoscaling cluster is asked for before the run is planned. 0: the run takes what is there."""
+    wait_for_cpus: int = Field(default=0, ge=0)
+    """CPUs that it is asked for, those beside the GPUs included."""
+    wait_s: float = Field(default=900.0, gt=0)
+    """How long to wait for them; then the run begins with what has come. Spot machines are scarce at times."""
 
 
 class FetchConfig(Section):

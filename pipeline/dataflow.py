@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import signal
 import sys
 import threading
@@ -26,6 +27,8 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.util.annotations import RayDeprecationWarning
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import output as out
 from pipeline import sizing
@@ -115,8 +118,28 @@ def _silent_stderr() -> Iterator[None]:
         os.close(kept)
 
 
+def wait_for_nodes(gpus: int, cpus: int, limit_s: float) -> None:
+    """Ask an autoscaling cluster for so many GPUs and CPUs, and wait until they are there, or for `limit_s`.
+
+    What is asked for is a placement group, which ends with this driver, however that ends: Ray's `request_resources` would
+    keep the machines of a driver that was killed until somebody looks at the bill.
+    """
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    there = {"GPU": int(total.get("GPU", 0)), "CPU": int(total.get("CPU", 0))}
+    if there["GPU"] >= gpus and there["CPU"] >= cpus:
+        return
+    log.warning("the cluster has %d GPUs and %d CPUs, waiting for %d and %d", there["GPU"], there["CPU"], gpus, cpus)
+    group = placement_group([{"GPU": 1.0}] * gpus + [{"CPU": 1.0}] * cpus)
+    try:
+        if not group.wait(limit_s):
+            log.warning("they are not all there after %.0f s (--compute.wait_s): going on with what has come", limit_s)
+    finally:
+        remove_placement_group(group)
+
+
 def plan_resources(config: Config, work: Work) -> Resources:
     """What `sizing.plan` makes of the cluster that was joined. Raises ConfigError where it cannot hold what is asked for."""
+    wait_for_nodes(config.compute.wait_for_gpus, config.compute.wait_for_cpus, config.compute.wait_s)
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cluster = Cluster(
         cpus=int(total.get("CPU", 0)),
@@ -210,7 +233,8 @@ def build(
         .map_batches(
             Replica,
             fn_constructor_args=(make_scorer, output, manifest.captions_are_lists),
-            batch_size=None,
+            # a block as it is; with GPUs Ray refuses that and wants a number, and cuts what is longer by its failed rows
+            batch_size=resources.block_rows if resources.device == "cuda" else None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=resources.replicas, max_tasks_in_flight_per_actor=resources.queue_blocks),
             max_task_retries=deaths,
@@ -293,6 +317,12 @@ def _commit(output: Output, shard: Shard, url_column: str | None) -> Committed:
     return out.commit(output, shard, url_column)
 
 
+def _beside_no_driver() -> NodeAffinitySchedulingStrategy | str:
+    """A node that has CPUs: a task that asks for none goes to the driver's own otherwise, a head too small for four commits."""
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]  # type: ignore[no-untyped-call]
+    return NodeAffinitySchedulingStrategy(random.choice(nodes), soft=True) if nodes else "DEFAULT"
+
+
 class Committer:
     """Commits shards in tasks of their own while the stream goes on, a few at a time.
 
@@ -311,7 +341,8 @@ class Committer:
             while len(self._running) >= self._most:
                 yield from self.ended(timeout_s=1.0)
             shard, url_column = self._manifest.shards[index], self._manifest.columns.url
-            self._running[_commit.remote(self._output, shard, url_column)] = index
+            task = _commit.options(scheduling_strategy=_beside_no_driver())
+            self._running[task.remote(self._output, shard, url_column)] = index
         yield from self.ended(timeout_s=0)
 
     def ended(self, timeout_s: float) -> Iterator[tuple[int, Committed | None]]:

@@ -174,7 +174,14 @@ def _identity(config: Config, manifest: Manifest, model: ModelInfo) -> dict[str,
 
 def versions() -> dict[str, str]:
     """Versions of the packages that decide what the numbers are."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "a source tree"  # capsieve itself, on a cluster that it came to as a job's working directory
 
 
 def _stream(job: Job, resources: Resources, make_scorer: MakeScorer, listener: Listener, began: float, lease: Lease) -> None:

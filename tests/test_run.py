@@ -175,6 +175,20 @@ def test_the_summary_tells_of_placeholders_and_of_the_worst_hosts(tmp_path: Path
     assert success["placeholders"][0]["urls"] == 12
 
 
+def test_ray_takes_the_stream_of_a_gpu(tmp_path: Path, checkpoint: str) -> None:
+    """It refuses some arguments with GPUs alone, as soon as the graph is built."""
+    (tmp_path / "in").mkdir()
+    pq.write_table(manifest_table(20), tmp_path / "in" / "m.parquet")
+    config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint)
+    job = run.begin(run.check(config, Recorder()))
+    resources = dataflow.plan_resources(config, run.work_of(job))._replace(device="cuda")
+    chunks = plan_chunks(job.tracker, 100)
+    stream = dataflow.build(
+        config, job.manifest, chunks, EchoScorer, job.output, resources=resources, image_size=job.model.image_size
+    )
+    assert "MapBatches(Replica)" in repr(stream.dataset)
+
+
 def test_a_restart_scores_only_rows_that_no_part_holds(tmp_path: Path, checkpoint: str) -> None:
     (tmp_path / "in").mkdir()
     pq.write_table(manifest_table(60), tmp_path / "in" / "m.parquet")

@@ -3,7 +3,7 @@
     python benchmarks/memory.py [--rows N ...]
 
 The real graph with pixels made on the fly (64 px) and a scorer of zeros, each size in a process and a cluster of its own, and
-small blocks, so that there are many of them. What counts is the third against the second: the second has filled every queue.
+blocks of 128 images, a quarter of what a GPU gets. What counts is the third against the second: the second has filled every queue.
 Of processes, anonymous memory is counted: their own, without libraries and the object store's pages; the object store says
 itself what it holds.
 """
@@ -81,7 +81,7 @@ def measure(rows: int) -> dict[str, Any]:
                 "input": {"manifest": manifest},
                 "output": {"path": f"{folder}/out"},
                 "model": {"image_size": SIDE},
-                "compute": {"block_rows": 32},
+                "compute": {"block_rows": 128},
             },
         )
         with dataflow.cluster(config):

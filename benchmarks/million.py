@@ -71,12 +71,11 @@ def drive(folder: Path) -> None:
     """The driver's process."""
     sys.path.insert(0, str(ROOT))
     from benchmarks.million import ZeroScorer as Importable  # workers import it by this name
-    from tests.tiny import tiny_checkpoint
 
     settings = {
         "input": {"manifest": str(folder / "in")},
         "output": {"path": str(folder / "out"), "rows_per_output_file": ROWS_PER_FILE},
-        "model": {"checkpoint": tiny_checkpoint(folder)},
+        "model": {"checkpoint": str(folder / "tiny-0.safetensors")},
         "compute": {"replicas": 1, "block_rows": 4_096, "chunk_rows": 8_192},
     }
     print(json.dumps({"what": "done", "rows": score(load(None, settings), Watch(), Importable).rows}), flush=True)
@@ -116,6 +115,10 @@ def main(rows: int) -> None:
     with tempfile.TemporaryDirectory(prefix="million-") as name:
         folder = Path(name)
         write_manifest(folder / "in", rows)
+        sys.path.insert(0, str(ROOT))
+        from tests.tiny import tiny_checkpoint
+
+        tiny_checkpoint(folder)
         print(f"{rows:,} rows\n\n| | killed half way | resumed |\n|---|---|---|")
         first, second = run_until(folder, rows // 2), run_until(folder, None)
         runs = [[line for line in run if line["what"] == "progress"] for run in (first, second)]

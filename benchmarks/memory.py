@@ -4,8 +4,8 @@
 
 The real graph with pixels made on the fly (64 px) and a scorer of zeros, each size in a process and a cluster of its own, and
 blocks of 128 images, a quarter of what a GPU gets. What counts is the third against the second: the second has filled every
-queue. Of processes, anonymous memory is counted: their own, without libraries and the object store's pages; the object store says
-itself what it holds.
+queue. Of processes, anonymous memory is counted: their own, without libraries and the object store's pages; the object store
+says itself what it holds.
 """
 
 from __future__ import annotations

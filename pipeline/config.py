@@ -7,17 +7,19 @@ environment (cloud credentials excepted: their SDKs read their own). Knows nothi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from pipeline.dataset_settings import ExplainConfig, FilterConfig, ReportConfig
 from pipeline.nightly_settings import NightlyConfig
 from pipeline.schema import Status
-from pipeline.sections import Section, StrList
+from pipeline.sections import Section, StrList, as_list
 from pipeline.sections import absolute_path as absolute_path
 
 MIB = 1024 * 1024
+Scheme = Literal["http", "https", "s3", "gs", "az", "file"]
+SCHEMES: tuple[Scheme, ...] = ("http", "https", "s3", "gs", "az", "file")
 DEFAULT_BLOCK_ROWS = 128  # for whoever calls a stage alone, without a cluster to choose by
 
 
@@ -187,6 +189,9 @@ class FetchConfig(Section):
     """Sent with every request; name a contact of yours."""
     respect_opt_out: bool = True
     """Honour X-Robots-Tag: noai, noimageai, noindex, noimageindex, as img2dataset does."""
+    schemes: Annotated[list[Scheme], BeforeValidator(as_list)] = Field(default_factory=lambda: list(SCHEMES))
+    """What URLs of rows may begin with. Stores are read with the workers' credentials: leave them out where strangers wrote the
+    manifest. Relative paths start from the manifest's folder, whatever is listed here."""
     allowed_networks: StrList = Field(default_factory=list)
     """Private networks (CIDR) that may be fetched from all the same, e.g. 10.1.0.0/16 or 127.0.0.0/8."""
     file_roots: StrList = Field(default_factory=list)

@@ -13,6 +13,6 @@ def bare_venv(folder: Path) -> Path:
     python = folder / "bin" / "python"
     (packages,) = (folder / "lib").glob("python*/site-packages")
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
-        if "capsieve" not in entry.name:
+        if "capsieve" not in entry.name and entry.name != "pipeline":  # pip would install through a link to our own folder
             (packages / entry.name).symlink_to(entry)
     return python

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from yarl import URL
 
-from pipeline.config import FetchConfig
+from pipeline.config import SCHEMES, FetchConfig
 from pipeline.errors import FetchError, InvalidRowError
 from pipeline.schema import Reason
 
@@ -109,6 +109,8 @@ class Policy:
     file_roots: tuple[str, ...]
     base: str | None = None
     """Folder, local or URL, that relative paths start from."""
+    schemes: frozenset[str] = frozenset(SCHEMES)
+    """What URLs may begin with, s3a and gcs by their usual names."""
 
     @staticmethod
     def of(config: FetchConfig, base: str | None) -> Policy:
@@ -120,6 +122,7 @@ class Policy:
             allowed_networks=tuple(ipaddress.ip_network(network) for network in config.allowed_networks),
             file_roots=tuple(os.path.realpath(root) for root in (*config.file_roots, *local)),
             base=base,
+            schemes=frozenset(config.schemes),
         )
 
 
@@ -138,13 +141,11 @@ def locate(url: str, policy: Policy) -> Address:
     if match is None:
         return _relative(url, policy)
     scheme = match[1].lower()
-    if scheme in ("http", "https"):
-        return WebAddress(web_url(url, policy))
+    if STORE_SCHEMES.get(scheme, scheme) not in policy.schemes:
+        raise FetchError(Reason.REFUSED_SCHEME)
     if scheme in STORE_SCHEMES:
         return _object_address(STORE_SCHEMES[scheme], url[match.end() :])
-    if scheme == "file":
-        return FilePath(_file_url_path(url))
-    raise FetchError(Reason.REFUSED_SCHEME)
+    return FilePath(_file_url_path(url)) if scheme == "file" else WebAddress(web_url(url, policy))
 
 
 def _is_text(text: str) -> bool:

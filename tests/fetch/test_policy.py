@@ -170,6 +170,18 @@ def test_where_other_urls_point(base: str | None, url: str, address: object) -> 
     assert locate(url, Policy.of(FetchConfig(), base)) == address
 
 
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/key", "S3A://bucket/key", "gcs://bucket/key", "file:///a.jpg", "http://example.com/"]
+)
+def test_a_scheme_that_is_left_out(url: str) -> None:
+    policy = Policy.of(FetchConfig(schemes=["https"]), "s3://manifests/today")
+    with pytest.raises(FetchError) as caught:
+        locate(url, policy)
+    assert caught.value.reason == Reason.REFUSED_SCHEME
+    assert isinstance(locate("https://example.com/", policy), WebAddress)
+    assert locate("a.jpg", policy) == ObjectAddress("s3", "manifests", "today/a.jpg"), "beside the manifest"
+
+
 def test_a_relative_path_on_the_web() -> None:
     address = locate("images/a.jpg", Policy.of(FetchConfig(), "https://example.com/set"))
     assert isinstance(address, WebAddress)

@@ -28,6 +28,7 @@ beside them
     storage                               how stores are opened, read and written; `storage_failures`, `local_files`
     filters, filter_rules                 which rows stay, once they have scores; the rules as they are written
     calibration                           rows worth labelling, a page to label on, the threshold that labels speak for
+    thumbnails                            small JPEGs for pages, fetched and decoded as a run does it
     report                                one HTML page of an output: scores, thresholds, pairs, failures, provenance
     nightly, nightly_settings             new partitions scored, filtered, reported, compared; an alarm where one differs
     drift, profiles                       whether a night looks like those before it; what is kept of a night for that

@@ -22,26 +22,14 @@ from pipeline import dataflow, run
 from pipeline.commandline import load
 from pipeline.config import Config
 from pipeline.errors import ClusterError, ConfigError, OutputError, StorageError
-from pipeline.progress import Plan, Progress, Summary
+from pipeline.progress import Summary
 from pipeline.schema import Captions, Scores
 from pipeline.verify import verify
 from tests.echo import EchoScorer
+from tests.listeners import Silent
 from tests.tiny import tiny_checkpoint
 
 pytestmark = pytest.mark.slow
-
-
-class Silent:
-    """A listener that does nothing."""
-
-    def starting(self, what: str) -> None:
-        pass
-
-    def planned(self, plan: Plan) -> None:
-        pass
-
-    def progressed(self, progress: Progress) -> None:
-        pass
 
 
 class FaultyScorer(EchoScorer):

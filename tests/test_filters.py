@@ -23,6 +23,7 @@ from pipeline.errors import ConfigError
 from pipeline.filter_rules import Rule, parse_rule
 from pipeline.filters import captions, values
 from pipeline.filters.run import FilterSummary, filter_dataset
+from pipeline.filters.source import find_dataset
 
 Row = dict[str, Any]
 Keep = list[bool]
@@ -478,3 +479,11 @@ def test_rules_that_do_not_fit_the_columns(rule: Any, complaint: str, tmp_path: 
 def test_a_fraction_is_taken_exactly() -> None:
     assert parse_rule({"top_fraction": 0.29, "by": "a"}).count(100) == 29
     assert parse_rule({"top_fraction": 0.3, "by": "a"}).count(10) == 3
+
+
+def test_bytes_are_no_urls_whatever_their_column_is_called(tmp_path: Path) -> None:
+    table = pa.table({"image": [b"1", b"2"], "path": ["a.jpg", "b.jpg"], "itm_score": [0.1, 0.9]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert find_dataset(Config.model_validate({"input": {"manifest": str(tmp_path)}})).layout.url == "path"
+    pq.write_table(table.drop(["path"]), tmp_path / "a.parquet")
+    assert find_dataset(Config.model_validate({"input": {"manifest": str(tmp_path)}})).layout.url is None

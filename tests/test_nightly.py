@@ -32,6 +32,7 @@ from pipeline.nightly.run import run_nights
 from pipeline.profiles import Profile
 from tests.conftest import WriteManifest
 from tests.echo import EchoScorer
+from tests.listeners import Silent
 from tests.nights import QUIET, SHUFFLED
 
 JOBS = Path(__file__).parents[1] / "jobs"
@@ -314,15 +315,12 @@ def test_the_settings_that_we_ship_are_complete_and_the_defaults() -> None:
 def test_settings_that_make_no_sense_for_many_nights_are_refused(settings: dict[str, Any], complaint: str) -> None:
     config = load(None, {"input": {"manifest": "in"}, "output": {"path": "out"}, **settings})
     with pytest.raises(ConfigError, match=complaint):
-        run_nights(config, Silent())
+        run_nights(config, SilentNights())
 
 
-class Silent:
-    """A listener that does nothing."""
+class SilentNights(Silent):
+    """Shows nothing of nights either."""
 
-    def starting(self, what: str) -> None: ...
-    def planned(self, plan: Any) -> None: ...
-    def progressed(self, progress: Any) -> None: ...
     def night_begins(self, due: Any) -> None: ...
     def night_ended(self, result: Any) -> None: ...
 

@@ -21,15 +21,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline import storage
 from pipeline.calibration.rows import ScoreColumn, joined_column, row_keys
-from pipeline.calibration.thumbnails import image_column, thumbnail
+from pipeline.columns import KINDS, NAMES, kind_of
 from pipeline.config import Config, StorageConfig
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.filters.select import in_order
 from pipeline.filters.source import Dataset, find_dataset, read_batches
 from pipeline.filters.values import View
 from pipeline.shards import Shard
+from pipeline.thumbnails import Wanted, thumbnails
 
 THREADS = 4  # files read at a time
+SIDE = 512  # pixels of a thumbnail at most: what a page shows beside a caption
 MAX_CELL = 32_000  # characters; spreadsheets take 32,767
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run what begins so
 
@@ -76,7 +78,7 @@ def draw_sample(config: Config, settings: SampleSettings, progress: Progress | N
         raise ConfigError("nothing to draw from: name the folder that score.py wrote with --input.manifest")
     dataset = find_dataset(config)
     name = joined_column(dataset, settings.column, config)
-    source = _Source(dataset, name, settings.column, image_column(dataset, config) if settings.thumbnails else None)
+    source = _Source(dataset, name, settings.column, _image_column(dataset, config) if settings.thumbnails else None)
     scores = _read_scores(dataset, name, config, progress)
     strata = cut_strata(scores, settings.bins, settings.strata)
     if not strata:
@@ -166,6 +168,19 @@ class _Source(NamedTuple):
     images: str | None  # column of image bytes
 
 
+def _image_column(dataset: Dataset, config: Config) -> str:
+    """The column of image bytes. Raises ConfigError where there is none."""
+    wanted = config.input.columns.image
+    for url, schema in dataset.schemas.items():
+        for name in [wanted] if wanted else schema.names:
+            known = wanted or name.lower() in NAMES["image"]
+            if known and name in schema.names and kind_of(schema.field(name).type) in KINDS["image"]:
+                return str(name)
+        named = f"no column {wanted!r} of image bytes" if wanted else "no column of image bytes"
+        raise ConfigError(f"{named} in {url}: leave out --thumbnails, or set --input.columns.image NAME")
+    raise ConfigError("no files to take images from")
+
+
 def _read_rows(source: _Source, drawn: Drawn, strata: list[Rows], config: Config) -> pa.Table:
     dataset = source.dataset
     borders = np.cumsum([0, *(run.rows for run in dataset.runs)])
@@ -176,6 +191,9 @@ def _read_rows(source: _Source, drawn: Drawn, strata: list[Rows], config: Config
     for number, run in enumerate(dataset.runs):
         rows = rising[places[number] : places[number + 1]] - borders[number]
         found += _run_rows(source, run, rows, config) if len(rows) else []
+    if source.images:
+        small = thumbnails([Wanted(row["image"]) for row in found], config, SIDE)
+        found = [{**row, "image": thumbnail.data} for row, thumbnail in zip(found, small, strict=True)]
     table = pa.Table.from_pylist(found, schema=_schema(source))
     table = table.take(pa.array(np.argsort(by_row)))
     keys = table["key"]
@@ -213,7 +231,7 @@ def _run_rows(source: _Source, run: Shard, rows: Rows, config: Config) -> Iterat
                 "url": _texts(view, layout.url),
                 "caption": _texts(view, layout.caption),
                 source.column: view.numbers(source.name).tolist(),
-                "image": [thumbnail(value, config.images.max_pixels) for value in _values(view, source.images)],
+                "image": [_bytes(value) for value in _values(view, source.images)],
             }
             for index, key in enumerate(keys):
                 yield {"key": key, **{name: values[index] for name, values in columns_of.items()}}
@@ -225,6 +243,12 @@ def _values(view: View, name: str | None) -> list[Any]:
     if name is None or name not in view.batch.schema.names:
         return [None] * view.batch.num_rows
     return list(view.array(name).to_pylist())
+
+
+def _bytes(value: object) -> bytes | None:
+    """Of a column of images: binary, or Hugging Face's struct of bytes and path."""
+    data = value.get("bytes") if isinstance(value, dict) else value
+    return data if isinstance(data, bytes) else None
 
 
 def _texts(view: View, name: str | None) -> list[str | None]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from pipeline.columns import NAMES
+from pipeline.columns import KINDS, NAMES, Kind, kind_of
 from pipeline.config import Config, StorageConfig
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.filters.captions import explode
@@ -139,7 +139,7 @@ def _layout(schemas: dict[str, pa.Schema], config: Config) -> Layout:
         if wanted is not None and wanted not in names:
             raise ManifestError(f"no column {wanted!r} (--input.columns.{name}); the columns are {', '.join(names)}")
         alike = (other for known in NAMES[name] for other in names if other.lower() == known)
-        return wanted or next(alike, None)
+        return wanted or next((other for other in alike if _may_be(name, other, schemas)), None)
 
     caption = role("caption", chosen.caption)
     per_caption = (*([caption] if caption else []), *(prefix + name for name in PER_CAPTION))
@@ -156,6 +156,12 @@ def _layout(schemas: dict[str, pa.Schema], config: Config) -> Layout:
         lists=lists,
         exploded=bool(lists) and config.filter.captions == "explode",
     )
+
+
+def _may_be(role: str, name: str, schemas: dict[str, pa.Schema]) -> bool:
+    """Whether a column holds what the role takes: bytes called `image` are no URLs."""
+    kinds = {kind_of(schema.field(name).type) for schema in schemas.values() if name in schema.names}
+    return kinds <= {*KINDS[role], Kind.NULL}
 
 
 def _is_list_column(name: str, schemas: dict[str, pa.Schema]) -> bool:

@@ -3,7 +3,7 @@
 run.py       reads the output once, draws up the page, writes it: what jobs/report.py calls
 count.py     all that is counted in that one pass          grid.py        the joint histogram of both scores
 gallery.py   which pairs are shown                         pairs.py       what is known of those
-thumbnails.py  their images, small                         explanations.py  their heat maps, where there are some
+explanations.py  their heat maps, where there are some (small images: pipeline/thumbnails.py)
 facts.py     the run's summary and provenance              page.py        numbers and texts -> HTML that nothing breaks out of
 
 page.html, page.css, *.js are the page itself: no library, no network. Needs neither Ray nor torch.

@@ -17,8 +17,8 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.errors import ConfigError, StorageError
 from pipeline.report.pairs import Pair
-from pipeline.report.thumbnails import Thumbnail, Wanted, thumbnails
 from pipeline.storage import read_bytes
+from pipeline.thumbnails import Thumbnail, Wanted, thumbnails
 
 INDEX = "index.json"
 SIDE = 640  # pixels of the longer side: the image, and beside it the map

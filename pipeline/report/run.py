@@ -28,11 +28,11 @@ from pipeline.report.facts import base_of, facts_of_files, origins, recorded_set
 from pipeline.report.gallery import Place
 from pipeline.report.page import render
 from pipeline.report.pairs import MOST_CAPTION, Pair, cut, read_pairs, shown_url
-from pipeline.report.thumbnails import Thumbnail, Wanted, thumbnails
 from pipeline.schema import Status
 from pipeline.shards import Shard
 from pipeline.storage import write_bytes
 from pipeline.tallies import Tallies, worst_hosts
+from pipeline.thumbnails import Thumbnail, Wanted, thumbnails
 
 MAX_THREADS = 8
 SUFFIXES = (".html", ".htm")
@@ -222,6 +222,6 @@ def _pair(shown: _Shown, place: Place) -> dict[str, Any]:
         "row": pair.row,
         "entry": place.entry,
         **pair.scores,
-        "image": image._asdict() if image is not None else None,
-        "heat_map": heat_map._asdict() if heat_map is not None and heat_map.uri else None,
+        "image": image.as_json() if image is not None else None,
+        "heat_map": heat_map.as_json() if heat_map is not None and heat_map.data else None,
     }

@@ -20,28 +20,15 @@ from PIL import Image
 from pipeline import dataflow, run
 from pipeline.commandline import load
 from pipeline.config import MIB, Config
-from pipeline.progress import Plan, Progress
 from pipeline.stages import image_blocks
 from tests.echo import EchoScorer
+from tests.listeners import Silent
 from tests.poison import FAULTS
 from tests.tiny import tiny_checkpoint
 
 pytestmark = pytest.mark.slow
 
 POISON = "tests.poison:decode"
-
-
-class Silent:
-    """A listener that shows nothing."""
-
-    def starting(self, what: str) -> None:
-        pass
-
-    def planned(self, plan: Plan) -> None:
-        pass
-
-    def progressed(self, progress: Progress) -> None:
-        pass
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,6 +1,6 @@
-"""Images of the pairs that are shown, small, as data URIs: fetched under the same rules as for scoring, decoded as safely.
+"""Small JPEGs of images, for pages: fetched under the same rules as for scoring, decoded as safely.
 
-Knows nothing of which pairs are shown, or of HTML.
+Knows nothing of which images are shown, or of HTML.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,12 +36,17 @@ class Wanted(NamedTuple):
 
 
 class Thumbnail(NamedTuple):
-    """A small image, or why there is none. Either `uri` or `error` is set."""
+    """A small image, or why there is none. Either `data` or `error` is set."""
 
-    uri: str | None = None  # data:image/jpeg;base64,...
+    data: bytes | None = None  # a JPEG
     error: str | None = None  # of schema.Reason, or `http 404`
     width: int = 0  # pixels of the small image
     height: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """For a page: the JPEG as `uri`, data:image/jpeg;base64,..."""
+        uri = None if self.data is None else f"data:image/jpeg;base64,{base64.b64encode(self.data).decode()}"
+        return {"uri": uri, "error": self.error, "width": self.width, "height": self.height}
 
 
 def thumbnails(wanted: Sequence[Wanted], config: Config, side: int = SIDE) -> list[Thumbnail]:
@@ -99,4 +104,4 @@ def encode(pixels: npt.NDArray[np.uint8], width: int, height: int) -> Thumbnail:
     buffer = io.BytesIO()
     small = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
     small.save(buffer, "JPEG", quality=QUALITY, optimize=True)
-    return Thumbnail(f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}", None, width, height)
+    return Thumbnail(buffer.getvalue(), None, width, height)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import dataflow, run
+from pipeline import cluster, dataflow, run
 from pipeline.bottleneck import Shares
 from pipeline.config import DEFAULT_BLOCK_ROWS, Config
 from pipeline.dataflow import MakeBlocks, MakeScorer
@@ -111,7 +111,7 @@ class Flow(NamedTuple):
 def stream(config: Config, make_scorer: MakeScorer, make: MakeBlocks = image_blocks) -> Flow:
     """Run the graph of a run on a cluster that is there, up to its receipts."""
     job = run.begin(run.check(config, Silent()))
-    resources = dataflow.plan_resources(config, run.work_of(job))
+    resources = cluster.plan_resources(config, run.work_of(job))
     stream = dataflow.build(
         config, job.manifest, plan_chunks(job.tracker, resources.chunk_rows), make_scorer, job.output,
         resources=resources, image_size=job.model.image_size, make_blocks=make,

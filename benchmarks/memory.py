@@ -25,7 +25,7 @@ import ray
 from harness import publish
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address  # the only way without a dashboard
 
-from pipeline import dataflow
+from pipeline import cluster
 from pipeline.commandline import load
 
 ROWS = (2_000, 20_000, 200_000)
@@ -84,7 +84,7 @@ def measure(rows: int) -> dict[str, Any]:
                 "compute": {"block_rows": 128},
             },
         )
-        with dataflow.cluster(config):
+        with cluster.joined(config):
             peaks = Peaks()
             peaks.start()
             found = flow.stream(config, flow.ZeroScorer, flow.make_blocks)

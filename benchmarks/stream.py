@@ -29,7 +29,7 @@ from flow import Flow
 from harness import publish
 from pictures import web_image
 
-from pipeline import dataflow, output, run
+from pipeline import cluster, output, run
 from pipeline.bottleneck import sentence
 from pipeline.commandline import load
 from pipeline.config import Config, StorageConfig
@@ -115,7 +115,7 @@ def alone(rows: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         manifest = flow.write_manifest(Path(folder) / "manifest", [f"{number}.jpg" for number in range(rows)])
         config = config_of(manifest, f"{folder}/out", model={"image_size": 384}, compute={"block_rows": 128})
-        with dataflow.cluster(config):
+        with cluster.joined(config):
             found = [flow.stream(config, flow.ZeroScorer, flow.make_blocks) for _ in range(rounds)]
     rate, spread = median([one.rows_per_s for one in found])
     pixels = 3 * 384 * 384
@@ -136,7 +136,7 @@ def demo(rows: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder, bucket_of(rows, Path(folder)) as manifest:
         config = config_of(manifest, f"s3://{BUCKET}/out")
         scorer = flow.scorer_of("", 1)
-        with dataflow.cluster(config):
+        with cluster.joined(config):
             for _ in range(rounds):
                 rates.append(stages_alone(config, scorer, min(rows, 512)))
                 streams.append(flow.stream(config, partial(flow.scorer_of, "", 1)))
@@ -151,7 +151,7 @@ def base(rows: int) -> None:
         save_checkpoint(BLIP_ITM(), Path(checkpoint))
         config = config_of(manifest, f"s3://{BUCKET}/out", model={"checkpoint": checkpoint})
         rates.append(base_alone(config, checkpoint, cores))
-        with dataflow.cluster(config):
+        with cluster.joined(config):
             streams = [flow.stream(config, partial(flow.scorer_of, checkpoint, cores))]
         rates.append(base_alone(config, checkpoint, cores))
     show("base", "base at 384 px, images in S3", rates, streams)

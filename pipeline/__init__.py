@@ -10,7 +10,8 @@ The way of a row, and the module that owns each step:
     model      BLIP_ITM as published; usable alone: `from pipeline.model import blip_itm`
     scorer     one replica: pixels and captions in, both scores out
     stages     the above lifted to Arrow batches: what each Ray stage calls
-    dataflow   the graph in one expression; the only module that imports Ray
+    dataflow   the graph in one expression
+    cluster    joining or starting Ray; with `dataflow` all that imports it
     output     staged parts, commit of a shard
     resume     what a start finds in an output: refusal, resumption, a second chance
     tallies    what is frequent in an output: placeholders, hosts that fail

@@ -1,9 +1,9 @@
-"""The graph, as one readable expression, and everything else that needs Ray: resources of each stage, commits, errors.
+"""The graph, as one readable expression, and what is asked of Ray for it: resources of each stage, commits, errors.
 
     chunks -> fetch and decode (CPU tasks) -> score (replicas) -> stage (tasks) -> receipts
 
 The stages ask for different resources on purpose: Ray fuses neighbours that ask for the same, and one fused actor would read,
-decode and score in turn. The only library module that imports Ray; knows nothing of what a stage computes.
+decode and score in turn. Imports Ray, as `cluster` does; knows nothing of what a stage computes.
 """
 
 from __future__ import annotations
@@ -11,9 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import signal
-import sys
-import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,19 +24,18 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.util.annotations import RayDeprecationWarning
-from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import output as out
 from pipeline import sizing
 from pipeline.clocks import StarvedClock, timed_blocks, timed_write
 from pipeline.config import Config
-from pipeline.errors import CapsieveError, ClusterError, ConfigError
+from pipeline.errors import CapsieveError, ClusterError
 from pipeline.manifest import Manifest, Shard
 from pipeline.output import Committed, MissingRowsError, Output
 from pipeline.records import Chunk
 from pipeline.schema import COSTS, Receipt, ScorerProtocol
-from pipeline.sizing import REPLICA_CPUS, STAGE_CPUS, Cluster, Resources, Work
+from pipeline.sizing import REPLICA_CPUS, STAGE_CPUS, Resources
 from pipeline.stages import image_blocks, score_images
 
 log = logging.getLogger(__name__)
@@ -47,107 +43,7 @@ log = logging.getLogger(__name__)
 MakeScorer = Callable[[], ScorerProtocol]
 MakeBlocks = Callable[[Chunk, Manifest, Config, int], Iterator[pa.Table]]
 
-# Nothing is sent to Ray's makers, and its own lines stay out of ours; what Ray writes into its log files is not affected.
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-}
-# Of a Ray started here. It ends workers that are idle for a second while there are more of them than CPUs, and tasks of half a
-# CPU need more: without this, every other fetch task begins with the start of a process and seconds of imports.
-KEPT_WORKERS = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
 COMMIT_DEATHS = 3  # how often a commit is given to another process after the one that had it died
-
-
-@contextmanager
-def cluster(config: Config) -> Iterator[None]:
-    """Join the cluster of `compute.address` or RAY_ADDRESS, or start one here; leave or end it afterwards, quietly.
-
-    In a process that has joined one already (a notebook), that one is used and left as it is.
-    """
-    for name, value in (QUIET | KEPT_WORKERS).items():
-        os.environ.setdefault(name, value)
-    address = config.compute.address or os.environ.get("RAY_ADDRESS")
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # else our own errors are lost in a wrapping that forgets its cause
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    # "local", because without an address Ray joins whatever cluster `ray start` left on this machine
-    options: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
-    if ray.is_initialized():
-        yield
-        return
-    try:
-        with _own_signals(), _silent_stderr():
-            ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
-    except ConnectionError as error:
-        raise ConfigError(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}; see --compute.address") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep the program's handlers: ray.init puts ones of its own in their place, which print a native stack and exit."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Ray's native code announces its log level on file descriptor 2, whatever that level is. Failures are exceptions."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nothing:  # noqa: PTH123 a descriptor is wanted
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def wait_for_nodes(gpus: int, cpus: int, limit_s: float) -> None:
-    """Ask an autoscaling cluster for so many GPUs and CPUs, and wait until they are there, or for `limit_s`.
-
-    What is asked for is a placement group, which ends with this driver, however that ends: Ray's `request_resources` would
-    keep the machines of a driver that was killed until somebody looks at the bill.
-    """
-    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    there = {"GPU": int(total.get("GPU", 0)), "CPU": int(total.get("CPU", 0))}
-    if there["GPU"] >= gpus and there["CPU"] >= cpus:
-        return
-    log.warning("the cluster has %d GPUs and %d CPUs, waiting for %d and %d", there["GPU"], there["CPU"], gpus, cpus)
-    group = placement_group([{"GPU": 1.0}] * gpus + [{"CPU": 1.0}] * cpus)
-    try:
-        if not group.wait(limit_s):
-            log.warning("they are not all there after %.0f s (--compute.wait_s): going on with what has come", limit_s)
-    finally:
-        remove_placement_group(group)
-
-
-def plan_resources(config: Config, work: Work) -> Resources:
-    """What `sizing.plan` makes of the cluster that was joined. Raises ConfigError where it cannot hold what is asked for."""
-    wait_for_nodes(config.compute.wait_for_gpus, config.compute.wait_for_cpus, config.compute.wait_s)
-    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cluster = Cluster(
-        cpus=int(total.get("CPU", 0)),
-        gpus=int(total.get("GPU", 0)),
-        nodes=len(ray.nodes()),  # type: ignore[no-untyped-call]
-        object_store_bytes=int(total.get("object_store_memory", 0)),
-    )
-    return sizing.plan(config, cluster, work)
 
 
 class Replica:

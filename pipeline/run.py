@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-from pipeline import dataflow, output, resume
+from pipeline import cluster, dataflow, output, resume
 from pipeline.config import Config
 from pipeline.dataflow import Committer, MakeScorer
 from pipeline.errors import CapsieveError, ClusterError, ConfigError
@@ -85,8 +85,8 @@ def score(config: Config, listener: Listener, make_scorer: MakeScorer | None = N
     with Lease(checked.output.url, config.storage, config.output.lease_s) as lease:
         job = begin(checked, lease)
         listener.starting("Ray")
-        with dataflow.cluster(config):
-            resources = dataflow.plan_resources(config, work_of(job))
+        with cluster.joined(config):
+            resources = cluster.plan_resources(config, work_of(job))
             if make_scorer is None:
                 make_scorer = functools.partial(load_scorer, config, resources)
             listener.planned(_plan(job, resources))

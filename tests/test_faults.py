@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import dataflow, run
+from pipeline import cluster, dataflow, run
 from pipeline.commandline import load
 from pipeline.config import Config
 from pipeline.errors import ClusterError, ConfigError, OutputError, StorageError
@@ -53,8 +53,8 @@ class FaultyScorer(EchoScorer):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    with dataflow.cluster(Config()):
+def ray_cluster() -> Iterator[None]:
+    with cluster.joined(Config()):
         yield
 
 
@@ -206,7 +206,7 @@ def test_parts_of_a_manifest_that_changed_are_refused_as_well(folder: Path, chec
     chunk = plan_chunks(job.tracker, 100)[0]._replace(ranges=((0, 30),))
     stream = dataflow.build(
         config, job.manifest, [chunk], EchoScorer, job.output,
-        resources=dataflow.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
+        resources=cluster.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
     )  # fmt: skip
     list(dataflow.receipts(stream))
     pq.write_table(pq.read_table(folder / "in" / "m.parquet").slice(1), folder / "in" / "m.parquet")

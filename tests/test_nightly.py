@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import dataflow, storage
+from pipeline import cluster, storage
 from pipeline.commandline import load
 from pipeline.config import Config
 from pipeline.errors import ConfigError, ManifestError, OutputError
@@ -329,8 +329,8 @@ class SilentNights(Silent):
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with dataflow.cluster(Config()):
+def ray_cluster() -> Iterator[None]:
+    with cluster.joined(Config()):
         yield
 
 
@@ -369,7 +369,7 @@ class Program:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("ray_cluster")
 def test_nights_are_done_once_and_a_night_with_a_fault_alarms(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -416,7 +416,7 @@ def test_nights_are_done_once_and_a_night_with_a_fault_alarms(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("ray_cluster")
 def test_whatever_died_the_same_command_goes_on_and_two_at_once_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

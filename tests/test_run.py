@@ -14,7 +14,7 @@ import pytest
 import ray
 from PIL import Image
 
-from pipeline import dataflow, output, run, storage
+from pipeline import cluster, dataflow, output, run, storage
 from pipeline.bottleneck import Cause
 from pipeline.commandline import load
 from pipeline.config import Config, StorageConfig
@@ -47,12 +47,12 @@ class Recorder:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster(s3: LocalS3) -> Iterator[None]:
+def ray_cluster(s3: LocalS3) -> Iterator[None]:
     """One cluster for all runs of this file: workers stay warm, and have the S3 server's credentials in their environment."""
     with pytest.MonkeyPatch.context() as environment:
         for name, value in s3.env().items():
             environment.setenv(name, value)
-        with dataflow.cluster(Config()):
+        with cluster.joined(Config()):
             yield
 
 
@@ -181,7 +181,7 @@ def test_ray_takes_the_stream_of_a_gpu(tmp_path: Path, checkpoint: str) -> None:
     pq.write_table(manifest_table(20), tmp_path / "in" / "m.parquet")
     config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint)
     job = run.begin(run.check(config, Recorder()))
-    resources = dataflow.plan_resources(config, run.work_of(job))._replace(device="cuda")
+    resources = cluster.plan_resources(config, run.work_of(job))._replace(device="cuda")
     chunks = plan_chunks(job.tracker, 100)
     stream = dataflow.build(
         config, job.manifest, chunks, EchoScorer, job.output, resources=resources, image_size=job.model.image_size
@@ -194,7 +194,7 @@ def test_a_restart_scores_only_rows_that_no_part_holds(tmp_path: Path, checkpoin
     pq.write_table(manifest_table(60), tmp_path / "in" / "m.parquet")
     config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint)
     job = run.begin(run.check(config, Recorder()))
-    resources = dataflow.plan_resources(config, run.work_of(job))
+    resources = cluster.plan_resources(config, run.work_of(job))
     (chunk,) = plan_chunks(job.tracker, 100)
     some = chunk._replace(ranges=((5, 25),))  # a run that died after it had staged these
     stream = dataflow.build(
@@ -216,7 +216,7 @@ def test_a_run_that_died_before_its_commit_is_committed_without_scoring(tmp_path
     job = run.begin(run.check(config, Recorder()))
     stream = dataflow.build(
         config, job.manifest, plan_chunks(job.tracker, 100), EchoScorer, job.output,
-        resources=dataflow.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
+        resources=cluster.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
     )  # fmt: skip
     list(dataflow.receipts(stream))
     assert score(config).rows_scored == 0
@@ -240,7 +240,7 @@ def test_the_stages_are_operators_of_their_own_without_gpus(tmp_path: Path, chec
     job = run.begin(run.check(config, Recorder()))
     stream = dataflow.build(
         config, job.manifest, plan_chunks(job.tracker, 20), EchoScorer, job.output,
-        resources=dataflow.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
+        resources=cluster.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
     )  # fmt: skip
     list(dataflow.receipts(stream))
     operators = [line for line in stream.dataset.stats().splitlines() if line.startswith("Operator")]
@@ -257,7 +257,7 @@ def test_a_block_of_the_fetch_stage_stays_one_block(tmp_path: Path, checkpoint: 
     job = run.begin(run.check(config, Recorder()))
     stream = dataflow.build(
         config, job.manifest, plan_chunks(job.tracker, 96), EchoScorer, job.output,
-        resources=dataflow.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
+        resources=cluster.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
     )  # fmt: skip
     assert [len(receipt.rows) for receipt in dataflow.receipts(stream)] == [16] * 6
 
@@ -306,7 +306,7 @@ def test_a_worker_s_user_error_reaches_the_driver_as_itself(tmp_path: Path, chec
     blocked = output.Output(str(tmp_path / "in" / "m.parquet"), config.storage, job.output.scores, "", {})  # a file, no folder
     stream = dataflow.build(
         config, job.manifest, plan_chunks(job.tracker, 100), EchoScorer, blocked,
-        resources=dataflow.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
+        resources=cluster.plan_resources(config, run.work_of(job)), image_size=job.model.image_size,
     )  # fmt: skip
     with pytest.raises(StorageError):
         list(dataflow.receipts(stream))
@@ -324,12 +324,12 @@ def test_a_worker_s_user_error_reaches_the_driver_as_itself(tmp_path: Path, chec
 def test_more_than_the_cluster_has_is_refused_before_it_hangs(section: str, settings: dict[str, Any], words: str) -> None:
     """Ray would wait for ever for resources that no node has (NVIDIA-NeMo/Curator#1544)."""
     with pytest.raises(ConfigError, match=words):
-        dataflow.plan_resources(load(None, {section: settings}), Work(1000, 32))
+        cluster.plan_resources(load(None, {section: settings}), Work(1000, 32))
 
 
 def test_resources_without_gpus() -> None:
     cpus = int(ray.cluster_resources()["CPU"])
-    resources = dataflow.plan_resources(Config(), Work(1000, 32))
+    resources = cluster.plan_resources(Config(), Work(1000, 32))
     assert (resources.device, resources.cpus) == ("cpu", cpus)
     assert resources.replicas == max(1, cpus // 8)
     assert resources.threads * resources.replicas <= max(cpus, resources.replicas)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, NamedTuple, Protocol
 
-from pipeline import dataflow, run
+from pipeline import cluster, run
 from pipeline.config import Config
 from pipeline.dataflow import MakeScorer
 from pipeline.errors import ConfigError, StorageError, UserError
@@ -120,7 +120,7 @@ def run_nights(config: Config, listener: Listener, make_scorer: MakeScorer | Non
         job = _Job(config, places, records, listener, make_scorer)
         if plan.due:
             listener.starting("Ray")
-            with dataflow.cluster(config):
+            with cluster.joined(config):
                 job.do(plan.due, lease)
         write_file(job.alarms(), config)
         return Outcome(plan, tuple(job.results), _open(job.records, config), places.output)

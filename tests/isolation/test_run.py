@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import dataflow, run
+from pipeline import cluster, dataflow, run
 from pipeline.commandline import load
 from pipeline.config import MIB, Config
 from pipeline.stages import image_blocks
@@ -32,8 +32,8 @@ POISON = "tests.poison:decode"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    with dataflow.cluster(Config()):
+def ray_cluster() -> Iterator[None]:
+    with cluster.joined(Config()):
         yield
 
 

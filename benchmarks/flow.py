@@ -48,6 +48,7 @@ def _block(shard: int, numbers: list[int], pixels: npt.NDArray[np.uint8]) -> pa.
         "original_width": [pixels.shape[2]] * len(numbers),
         "original_height": [pixels.shape[1]] * len(numbers),
         "bytes_read": [pixels[0].size] * len(numbers),
+        "retries": [0] * len(numbers),
     }
     columns = [given.get(name, [None] * len(numbers)) for name in IMAGES.names]
     arrays = [

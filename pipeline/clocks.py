@@ -33,9 +33,13 @@ class StarvedClock:
         self._idle_since: float | None = None
 
     def run(self, work: Callable[[pa.Table], pa.Table], block: pa.Table) -> pa.Table:
-        """Do the work on a block, and add `starved_s`; before the first block a replica is starting, not starved."""
+        """Do the work on a block, and add `starved_s`; before the first block a replica is starting, not starved.
+
+        `replica_starts` says that there was such a first block: more of them than replicas, and replicas have died.
+        """
+        first = self._idle_since is None
         starved_s = 0.0 if self._idle_since is None else time.perf_counter() - self._idle_since
-        done = with_cost(work(block), "starved_s", starved_s)
+        done = with_cost(with_cost(work(block), "starved_s", starved_s), "replica_starts", float(first))
         self._idle_since = time.perf_counter()
         return done
 

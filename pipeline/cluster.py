@@ -1,6 +1,6 @@
 """The Ray cluster that a run works on: joined or started, waited for, and what it holds.
 
-One of the two library modules that import Ray (`dataflow` is the other). Knows nothing of what runs there.
+With `dataflow` and `watching.export` all of the library that imports Ray. Knows nothing of what runs there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.data import DataContext
@@ -112,6 +112,31 @@ def wait_for_nodes(gpus: int, cpus: int, limit_s: float) -> None:
             log.warning("they are not all there after %.0f s (--compute.wait_s): going on with what has come", limit_s)
     finally:
         remove_placement_group(group)
+
+
+class Machine(NamedTuple):
+    """A node of the cluster that is there."""
+
+    node_id: str
+    name: str
+    cpus: int
+    gpus: int
+    memory_bytes: int
+
+
+def machines() -> list[Machine]:
+    """The nodes that are there now."""
+    return [
+        Machine(
+            node_id=node["NodeID"],
+            name=node["NodeManagerHostname"],
+            cpus=int(node["Resources"].get("CPU", 0)),
+            gpus=int(node["Resources"].get("GPU", 0)),
+            memory_bytes=int(node["Resources"].get("memory", 0)),
+        )
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    ]
 
 
 def plan_resources(config: Config, work: Work) -> Resources:

@@ -3,7 +3,7 @@
     chunks -> fetch and decode (CPU tasks) -> score (replicas) -> stage (tasks) -> receipts
 
 The stages ask for different resources on purpose: Ray fuses neighbours that ask for the same, and one fused actor would read,
-decode and score in turn. Imports Ray, as `cluster` does; knows nothing of what a stage computes.
+decode and score in turn. Imports Ray, as `cluster` and `watching.export` do; knows nothing of what a stage computes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import warnings
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -164,7 +165,8 @@ def receipts(stream: Stream) -> Generator[Receipt, None, None]:
             assert isinstance(block, pa.Table)
             for row in block.to_pylist():
                 rows = np.frombuffer(row["rows"], "<i8")
-                yield Receipt(row["shard"], rows, row["succeeded"], {name: row[name] for name in COSTS.names})
+                counts = Counter({(count["status"], count["reason"]): count["rows"] for count in row["counts"]})
+                yield Receipt(row["shard"], rows, counts, {name: row[name] for name in COSTS.names})
     except ray.exceptions.RayError as error:
         raise own_error(error) from None
     finally:
@@ -230,6 +232,10 @@ class Committer:
         self._manifest = manifest
         self._most = most
         self._running: dict[Any, int] = {}
+
+    def __len__(self) -> int:
+        """How many run now."""
+        return len(self._running)
 
     def submit(self, *indices: int) -> Iterator[tuple[int, Committed | None]]:
         """Start to commit shards; waits where too many run. Yields those that have ended meanwhile, by index."""

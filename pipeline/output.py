@@ -5,6 +5,7 @@
     OUTPUT/_lease.json                                    which run writes here now (`lease`)
     OUTPUT/_retry.json                                    a second chance that has begun and not ended (`resume`)
     OUTPUT/_staging/<shard>/<first row>-<rows>-<id>.parquet   scored rows that no final file holds yet
+    OUTPUT/_log/                                          what happened in each run (`watching.journal`)
     OUTPUT/_SUCCESS                                       JSON summary; comes last, goes when there is more to do
 
 A part's name comes from its rows: a task that is run again writes the same name with the same rows. A commit reads all
@@ -48,6 +49,8 @@ PROVENANCE = "provenance"  # settings and versions in RUN_FILE, beside the ident
 RETRY_FILE = "_retry.json"
 SUCCESS_FILE = "_SUCCESS"
 STAGING = "_staging"
+LOG_FOLDER = "_log"
+HISTORY_FILE = "run.json"  # in LOG_FOLDER
 # 64k rows: some 10 MB of URLs and scores, small enough for statistics to prune, large enough to compress.
 ROW_GROUP_ROWS = 65_536
 READ_THREADS = 16  # parts are small and may be far away: the wait is for the store
@@ -126,7 +129,7 @@ def stage(output: Output, shards: tuple[Shard, ...], scored: pa.Table) -> pa.Tab
             {
                 "shard": index,
                 "rows": rows.astype("<i8").tobytes(),
-                "succeeded": pc.sum(pc.equal(own["status"], Status.SUCCESS)).as_py(),
+                "counts": [{"status": s, "reason": reason, "rows": n} for (s, reason), n in _count(own).items()],
                 **{cost: pc.sum(own[cost]).as_py() for cost in COSTS.names},
             }
         )

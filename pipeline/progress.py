@@ -75,30 +75,36 @@ class Summary(NamedTuple):
         failed = sum(rows for (status, _), rows in self.counts.items() if status != Status.SUCCESS)
         return failed / self.rows if self.rows else 0.0
 
-    def as_json(self) -> dict[str, Any]:
-        """For `_SUCCESS` and for machines."""
+    def of_output(self) -> dict[str, Any]:
+        """For `_SUCCESS`: what the output is, whichever runs made it."""
         by_status: Counter[str] = Counter()
         reasons: dict[str, dict[str, int]] = {}
         for (status, reason), rows in sorted(self.counts.items(), key=str):
             by_status[status] += rows
             if reason is not None:
                 reasons.setdefault(status, {})[reason] = rows
-        numbers = {"elapsed_s": self.elapsed_s, "rows_per_s": self.rows_per_s, "busy_share": self.shares.busy}
         return {
             "output": self.output,
             "rows": self.rows,
-            "rows_scored": self.rows_scored,
             "shards": self.shards,
             "failed_share": round(self.failed_share, 4),
             "status": dict(by_status),
             "reasons": reasons,
+            "placeholders": [placeholder._asdict() for placeholder in self.placeholders],
+            "worst_hosts": [host._asdict() for host in self.worst_hosts],
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines: what the output is, and what this run did for it."""
+        numbers = {"elapsed_s": self.elapsed_s, "rows_per_s": self.rows_per_s, "busy_share": self.shares.busy}
+        return {
+            **self.of_output(),
+            "rows_scored": self.rows_scored,
             **{name: round(number, 3) for name, number in numbers.items()},
             "held_back_by": cause_of(self.shares),
             "shares": {name: round(share, 3) for name, share in self.shares._asdict().items()},
             "stage_s": {name: round(seconds, 3) for name, seconds in self.stage_s.items()},
             "bytes_read": self.bytes_read,
-            "placeholders": [placeholder._asdict() for placeholder in self.placeholders],
-            "worst_hosts": [host._asdict() for host in self.worst_hosts],
         }
 
 
@@ -111,7 +117,11 @@ class Tracker:
     counts: Counts = field(default_factory=Counter)
     tallies: Tallies = field(default_factory=Tallies)
     rows: int = 0
+    rows_before: int = 0  # committed or staged by an earlier run
     succeeded: int = 0
+    blocks: int = 0
+    receipt_rows: int = 0  # those staged again included
+    receipt_counts: Counts = field(default_factory=Counter)  # of the same rows
     costs: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     committed: set[str] = field(default_factory=set)
     first_work_s: float | None = None  # time.monotonic() when a replica first had a block
@@ -122,6 +132,7 @@ class Tracker:
         for committed in self.staged.done.values():
             self._count(committed)
         self.committed |= self.staged.done.keys()
+        self.rows_before = self.counts.total() + sum(map(len, self.staged.rows.values()))
         for index, shard in enumerate(self.manifest.shards):
             if shard.name in self.staged.rows:
                 self._bitmap(index)[self.staged.rows[shard.name]] = False
@@ -137,6 +148,9 @@ class Tracker:
         for name, cost in receipt.costs.items():
             # fetch tasks that worked and waited while the replicas still started say nothing of what holds these back
             self.costs[name] += min(cost, self.working_s) if name in ("make_s", "held_s") else cost
+        self.blocks += 1
+        self.receipt_rows += len(receipt.rows)
+        self.receipt_counts += receipt.counts
         if self.manifest.shards[receipt.shard].name in self.committed:
             return False
         missing = self._bitmap(receipt.shard)
@@ -162,6 +176,11 @@ class Tracker:
         self.tallies |= committed.tallies
 
     @property
+    def rows_done(self) -> int:
+        """Rows that are staged or committed, by an earlier run or by this one."""
+        return self.rows_before + self.rows
+
+    @property
     def working_s(self) -> float:
         """Seconds between the replicas' first work and their last."""
         return self.last_work_s - self.first_work_s if self.first_work_s is not None else 0.0
@@ -172,10 +191,9 @@ class Tracker:
 
     def progress(self, resources: Resources, elapsed_s: float) -> Progress:
         """How far the run is now."""
-        done_before = sum(done.counts.total() for done in self.staged.done.values()) + sum(map(len, self.staged.rows.values()))
         return Progress(
             rows=self.rows,
-            rows_left=self.manifest.rows - done_before - self.rows,
+            rows_left=self.manifest.rows - self.rows_done,
             success_share=self.succeeded / self.rows if self.rows else 0.0,
             rows_per_s=self.rows / self.working_s if self.working_s > 0 else 0.0,
             busy_share=self.shares(resources).busy,

@@ -41,6 +41,7 @@ class ImageRecord:
     fetch_s: float = 0.0
     decode_s: float = 0.0
     bytes_read: int = 0
+    retries: int = 0
 
     def fail(self, error: RowError) -> None:
         """Keep travelling, without pixels."""

@@ -23,6 +23,7 @@ from pipeline.errors import OutputError
 from pipeline.lease import LEASE_FILE
 from pipeline.manifest import Manifest, Shard
 from pipeline.output import (
+    LOG_FOLDER,
     PROVENANCE,
     RETRY_FILE,
     RUN_FILE,
@@ -85,7 +86,8 @@ def claim(output: Output, *, overwrite: bool) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    return name in (RETRY_FILE, SUCCESS_FILE) or name.startswith(STAGING + "/") or name.endswith(".parquet")
+    ours = name in (RETRY_FILE, SUCCESS_FILE) or name.startswith((STAGING + "/", LOG_FOLDER + "/"))
+    return ours or name.endswith(".parquet")
 
 
 # ------------------------------------------------------------------ what is there

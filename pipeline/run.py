@@ -13,7 +13,7 @@ import functools
 import importlib.metadata
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 from pipeline import cluster, dataflow, output, resume
@@ -25,13 +25,13 @@ from pipeline.manifest import Manifest, find_manifest
 from pipeline.model.facts import ModelInfo, describe, storage_options
 from pipeline.output import Committed, Output
 from pipeline.progress import Plan, Progress, Summary, Tracker, plan_chunks
-from pipeline.schema import Receipt, ScorerProtocol, score_schema
+from pipeline.schema import ScorerProtocol, score_schema
 from pipeline.sizing import Resources, Work
 from pipeline.tallies import placeholders, worst_hosts
+from pipeline.watching.observer import Observer
 
 log = logging.getLogger(__name__)
 
-PROGRESS_INTERVAL_S = 0.5
 # A pass leaves rows out where a task died and was run again, and ends early where a node took replicas with it that Ray could
 # not bring back in time. So many in a row that staged nothing new are no accident.
 MAX_FRUITLESS_PASSES = 2
@@ -89,11 +89,15 @@ def score(config: Config, listener: Listener, make_scorer: MakeScorer | None = N
             resources = cluster.plan_resources(config, work_of(job))
             if make_scorer is None:
                 make_scorer = functools.partial(load_scorer, config, resources)
-            listener.planned(_plan(job, resources))
-            _stream(job, resources, make_scorer, listener, began, lease)
-        summary = _summary(job, resources, time.monotonic() - began)
-        lease.check()
-        output.finish(job.output, {**summary.as_json(), "made_of": dict(job.output.identity), **job.output.provenance})
+            plan = _plan(job, resources)
+            listener.planned(plan)
+            with Observer(job.output, job.tracker, plan, listener.progressed, began) as observer:
+                _stream(job, resources, make_scorer, lease, observer)
+                summary = _summary(job, resources, time.monotonic() - began)
+                lease.check()
+                observer.finish()
+                made_of = {"made_of": dict(job.output.identity), **job.output.provenance}
+                output.finish(job.output, {**summary.of_output(), **made_of})
     return summary
 
 
@@ -132,8 +136,7 @@ def begin(checked: Checked, lease: Lease | None = None) -> Job:
 
 def work_of(job: Job) -> Work:
     """What is left to do, as far as it decides how the work is spread."""
-    done = sum(one.counts.total() for one in job.tracker.staged.done.values()) + sum(map(len, job.tracker.staged.rows.values()))
-    return Work(job.manifest.rows - done, job.model.image_size, job.model.gflop)
+    return Work(job.manifest.rows - job.tracker.rows_done, job.model.image_size, job.model.gflop)
 
 
 def load_scorer(config: Config, resources: Resources) -> ScorerProtocol:
@@ -184,46 +187,39 @@ def _version(package: str) -> str:
         return "a source tree"  # capsieve itself, on a cluster that it came to as a job's working directory
 
 
-def _stream(job: Job, resources: Resources, make_scorer: MakeScorer, listener: Listener, began: float, lease: Lease) -> None:
+def _stream(job: Job, resources: Resources, make_scorer: MakeScorer, lease: Lease, observer: Observer) -> None:
     """Passes over what is missing, until every shard is committed."""
     tracker = job.tracker
-    committer = Committer(job.output, job.manifest)
-    _note(job, committer.submit(*_complete_shards(job)))
+    committer = observer.commits = Committer(job.output, job.manifest)
+    _note(job, observer, committer.submit(*_complete_shards(job)))
     fruitless = 0
     while fruitless < MAX_FRUITLESS_PASSES:
-        _note(job, committer.drain())
+        _note(job, observer, committer.drain())
         chunks = plan_chunks(tracker, resources.chunk_rows)[:PASS_CHUNKS]
         if not chunks:
             break
-        before = tracker.rows
+        before, failure = tracker.rows, None
+        observer.begin_pass(chunks)
         try:
             stream = dataflow.build(
                 job.config, job.manifest, chunks, make_scorer, job.output, resources=resources, image_size=job.model.image_size
             )
             with contextlib.closing(dataflow.receipts(stream)) as receipts:
-                for progress in _one_pass(job, receipts, committer, lease, resources):
-                    listener.progressed(progress(time.monotonic() - began))
+                for receipt in receipts:
+                    lease.check()
+                    complete = tracker.add(receipt)
+                    _note(job, observer, committer.submit(receipt.shard) if complete else committer.ended(timeout_s=0))
+                    observer.received()
         except ClusterError as error:
+            failure = error
             if tracker.rows == before and fruitless + 1 >= MAX_FRUITLESS_PASSES:
                 raise
             log.warning("%s; going on with what is missing", error)
+        finally:
+            observer.end_pass(failure)
         fruitless = 0 if tracker.rows > before else fruitless + 1
     if len(tracker.committed) < len(job.manifest.shards):
         raise CapsieveError(f"{MAX_FRUITLESS_PASSES} passes in a row staged nothing new: {job.output.url} is unfinished")
-
-
-def _one_pass(
-    job: Job, receipts: Iterable[Receipt], committer: Committer, lease: Lease, resources: Resources
-) -> Iterator[Callable[[float], Progress]]:
-    """Note what was staged, and commit what that completes. Yields twice a second what tells the progress."""
-    reported = 0.0
-    for receipt in receipts:
-        lease.check()
-        complete = job.tracker.add(receipt)
-        _note(job, committer.submit(receipt.shard) if complete else committer.ended(timeout_s=0))
-        if time.monotonic() - reported >= PROGRESS_INTERVAL_S:
-            reported = time.monotonic()
-            yield functools.partial(job.tracker.progress, resources)
 
 
 def _complete_shards(job: Job) -> list[int]:
@@ -232,8 +228,9 @@ def _complete_shards(job: Job) -> list[int]:
     return [i for i, missing in job.tracker.open_shards() if rows[i] == 0 or (missing is not None and not missing.any())]
 
 
-def _note(job: Job, commits: Iterable[tuple[int, Committed | None]]) -> None:
+def _note(job: Job, observer: Observer, commits: Iterable[tuple[int, Committed | None]]) -> None:
     for index, committed in commits:
+        observer.committed(index, committed)
         if committed is not None:
             job.tracker.commit(index, committed)
         else:  # parts that were staged are gone; the next pass scores their rows again
@@ -241,11 +238,9 @@ def _note(job: Job, commits: Iterable[tuple[int, Committed | None]]) -> None:
 
 
 def _plan(job: Job, resources: Resources) -> Plan:
-    staged = sum(len(rows) for rows in job.tracker.staged.rows.values())
-    committed = sum(one.counts.total() for one in job.tracker.staged.done.values())
     return Plan(
         manifest=job.manifest,
-        rows_done=committed + staged,
+        rows_done=job.tracker.rows_before,
         shards_done=len(job.tracker.staged.done),
         model=job.model.name,
         image_size=job.model.image_size,

@@ -6,6 +6,7 @@ names are what users script against.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -85,11 +86,13 @@ SCORE_COLUMNS = (
 )
 """The columns we add, in their order; `image_embedding` follows where it is asked for."""
 
-# What an image cost: seconds of one fetch (many run at a time) and of decoding, bytes read.
-IMAGE_COSTS = pa.schema([("fetch_s", pa.float32()), ("decode_s", pa.float32()), ("bytes_read", pa.int64())])
+# What an image cost: seconds of one fetch (many run at a time) and of decoding, bytes read, further attempts of its download.
+IMAGE_COSTS = pa.schema(
+    [("fetch_s", pa.float32()), ("decode_s", pa.float32()), ("bytes_read", pa.int64()), ("retries", pa.int64())]
+)
 # What a block cost, on the block's first record: seconds of the fetch task that made it, and for which it then waited for room;
-# for which the replica waited for it; of writing its part.
-BLOCK_COSTS = pa.schema([(name, pa.float32()) for name in ("make_s", "held_s", "starved_s", "write_s")])
+# for which the replica waited for it; of writing its part. `replica_starts`: 1 where it is the first of a replica's process.
+BLOCK_COSTS = pa.schema([(name, pa.float32()) for name in ("make_s", "held_s", "starved_s", "write_s", "replica_starts")])
 # All that is summed into the receipts, and not kept. `score_s`: an image's share of the model call that saw it.
 COSTS = pa.schema([*IMAGE_COSTS, ("score_s", pa.float32()), *BLOCK_COSTS])
 
@@ -115,15 +118,20 @@ class Receipt(NamedTuple):
 
     shard: int  # index into Manifest.shards
     rows: npt.NDArray[np.int64]  # row numbers within the shard
-    succeeded: int
+    counts: Counter[tuple[str, str | None]]  # (status, error_message) -> rows
     costs: dict[str, float]  # by the names of COSTS
+
+    @property
+    def succeeded(self) -> int:
+        """Rows with scores."""
+        return self.counts[Status.SUCCESS, None]
 
 
 RECEIPT = pa.schema(
     [
         ("shard", pa.int32()),
         ("rows", pa.binary()),  # int64, little-endian
-        ("succeeded", pa.int64()),
+        ("counts", pa.list_(pa.struct([("status", pa.string()), ("reason", pa.string()), ("rows", pa.int64())]))),
         *COSTS,
     ]
 )

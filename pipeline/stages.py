@@ -76,7 +76,7 @@ def _received(chunk: Chunk, manifest: Manifest, config: Config, base: str | None
     folder = base or base_url(manifest.shards[chunk.shard])
     for result in process_fetcher(config.fetch, config.storage).fetch(requests, folder):
         record = pending.pop(result.index)
-        record.fetch_s = result.seconds
+        record.fetch_s, record.retries = result.seconds, result.retries
         if result.error is not None:
             record.fail(result.error)
         yield _identified(record, result.data)

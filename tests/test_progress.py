@@ -39,7 +39,9 @@ def tracker_of(
 
 
 def receipt(shard: int, rows: list[int], succeeded: int | None = None) -> Receipt:
-    return Receipt(shard, np.array(rows, np.int64), len(rows) if succeeded is None else succeeded, COSTS)
+    good = len(rows) if succeeded is None else succeeded
+    counts: Counter[tuple[str, str | None]] = Counter({("success", None): good, ("invalid_row", "no image"): len(rows) - good})
+    return Receipt(shard, np.array(rows, np.int64), counts, COSTS)
 
 
 def numbers_of(tracker: Tracker, chunk_rows: int) -> list[tuple[int, list[int]]]:

@@ -37,6 +37,7 @@ class FetchResult:
     data: bytes | None
     error: RowError | None  # FetchError, or InvalidRowError for a malformed URL
     seconds: float  # from the start of the first attempt to the end of the last, waits between them included
+    retries: int = 0  # attempts after the first
 
 
 @dataclass(eq=False, slots=True)
@@ -139,7 +140,7 @@ class Downloads:
 
     def _put(self, job: Job, data: bytes | None, error: RowError | None) -> None:
         self._budget.put()
-        self.results.put(FetchResult(job.index, data, error, time.monotonic() - job.started))
+        self.results.put(FetchResult(job.index, data, error, time.monotonic() - job.started, job.attempts))
 
     def _waits_for_retry(self, job: Job, error: RowError) -> bool:
         """Whether the job has an attempt left and may use it. It waits without a slot."""

@@ -1,0 +1,184 @@
+"""A real run on a real cluster, watched: its metrics as Prometheus gets them, its log, its record, its warnings."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import logging
+import os
+import re
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from PIL import Image
+from ray.cluster_utils import Cluster
+
+from pipeline import cluster, dataflow, run
+from pipeline.commandline import load
+from pipeline.config import Config
+from pipeline.schema import Captions, Scores
+from pipeline.watching.measures import MEASURES
+from tests.echo import EchoScorer
+from tests.listeners import Silent
+from tests.tiny import tiny_checkpoint
+
+pytestmark = pytest.mark.slow
+
+SECRET = "X-Amz-Signature=0123abcd"
+CAPTION = "nobody may read this"
+ROWS = 60
+
+
+class DyingScorer(EchoScorer):
+    """Takes its process with it, the first time that any scores."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def score(self, pixels: npt.NDArray[np.uint8], captions: Captions) -> Scores:
+        if not (self.folder / "died").exists():
+            (self.folder / "died").touch()
+            os._exit(1)
+        return super().score(pixels, captions)
+
+
+class Watched(NamedTuple):
+    """What a run left behind."""
+
+    folder: Path
+    samples: dict[str, dict[str, float]]  # name -> labels as text -> value; of our metrics alone
+    kinds: dict[str, str]
+    said: list[str]  # warnings
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    def value(self, name: str, *labels: str) -> float:
+        """Of the one sample whose labels have all of these."""
+        (found,) = [value for text, value in self.samples[name].items() if all(label in text for label in labels)]
+        return found
+
+    def events(self) -> list[dict[str, Any]]:
+        (path,) = (self.out / "_log").glob("*.jsonl")
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def history(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads((self.out / "_log" / "run.json").read_text())["runs"]
+        return found
+
+
+def png(grey: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10), (grey, grey, grey)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def config_of(folder: Path, **compute: Any) -> Config:
+    return load(
+        None,
+        {
+            "input": {"manifest": str(folder / "in")},
+            "output": {"path": str(folder / "out"), "rows_per_output_file": 30},
+            "model": {"checkpoint": str(folder / "tiny.pth")},
+            "compute": {"chunk_rows": 20, "block_rows": 8, **compute},
+            "fetch": {"allowed_networks": ["127.0.0.0/8"], "backoff_s": 0.01},
+        },
+    )
+
+
+def write_input(folder: Path) -> None:
+    """Images in rows, one of them broken; one URL that carries a signature and that nobody answers; one row without a caption."""
+    (folder / "in").mkdir()
+    Path(tiny_checkpoint(folder)).rename(folder / "tiny.pth")
+    images = [png(4 * n) for n in range(ROWS)]
+    table = pa.table(
+        {
+            "url": [f"http://127.0.0.1:9/{n}.png?{SECRET}" for n in range(ROWS)],
+            "image": [b"junk" if n == 7 else None if n == 9 else image for n, image in enumerate(images)],
+            "caption": [None if n == 11 else f"{CAPTION} {n}" for n in range(ROWS)],
+        }
+    )
+    pq.write_table(table, folder / "in" / f"m.parquet")
+
+
+def scrape(address: str, port: int) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    with urllib.request.urlopen(f"http://{address}:{port}/metrics", timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    samples: dict[str, dict[str, float]] = {}
+    kinds = {}
+    for line in lines:
+        if line.startswith("# TYPE ray_capsieve"):
+            _, _, name, kind = line.split()
+            kinds[name.removeprefix("ray_")] = kind
+        found = re.fullmatch(r"ray_(capsieve\w+)\{(.*)\} (\S+)", line)
+        if found:
+            samples.setdefault(found[1], {})[found[2]] = float(found[3])
+    return samples, kinds
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """A run on a cluster that stays: a driver hands its last figures over when it leaves."""
+    folder = tmp_path_factory.mktemp("watched")
+    write_input(folder)
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("pipeline.watching")
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
+    logger.addHandler(handler)
+    try:
+        run.score(config_of(folder, address=nodes.address), Silent(), functools.partial(DyingScorer, folder))
+        head = nodes.head_node
+        samples, kinds = scrape(head.node_ip_address, head.metrics_export_port)
+    finally:
+        logger.removeHandler(handler)
+        nodes.shutdown()
+    yield Watched(folder, samples, kinds, said)
+
+
+def test_every_metric_is_exported_under_its_name_and_with_its_labels(watched: Watched) -> None:
+    assert set(watched.samples) == set(MEASURES)
+    assert watched.kinds == {name: measure.kind for name, measure in MEASURES.items()}
+    for name, measure in MEASURES.items():
+        for labels in watched.samples[name]:
+            assert all(f'{label}="' in labels for label in ("run", *measure.labels)), labels
+
+
+def test_what_the_metrics_say_is_what_the_run_did(watched: Watched) -> None:
+    assert watched.value("capsieve_rows_done") == watched.value("capsieve_manifest_rows") == ROWS
+    assert watched.value("capsieve_rows_total", 'status="success"') == ROWS - 3
+    assert watched.value("capsieve_failed_rows_total", 'reason="not an image"') == 1
+    assert watched.value("capsieve_failed_rows_total", 'reason="connection failed"') == 1
+    assert watched.value("capsieve_download_retries_total") == 0
+    assert watched.value("capsieve_commits_total") == watched.value("capsieve_shards_done") == 2
+    assert watched.value("capsieve_replica_starts_total") == 2
+    assert watched.value("capsieve_warnings_total", 'kind="deaths"') == 1
+    assert watched.value("capsieve_run_active") == 0
+    assert watched.value("capsieve_stage_seconds_total", 'stage="score"') > 0
+
+
+def test_the_log_has_a_line_an_event_and_no_secrets(watched: Watched) -> None:
+    events = watched.events()
+    assert [one["event"] for one in events if one["event"] not in ("warning", "shard_committed")] == [
+        *("planned", "pass_began", "pass_ended", "ended")
+    ]
+    assert sum(one["rows"] for one in events if one["event"] == "shard_committed") == ROWS
+    assert [one["kind"] for one in events if one["event"] == "warning"] == ["deaths"]
+    (run_of_all,) = {one["run"] for one in events}
+    assert f'run="{run_of_all}"' in next(iter(watched.samples["capsieve_rows_done"]))
+    for path in (watched.out / "_log").iterdir():
+        assert "Signature" not in path.read_text()
+        assert CAPTION not in path.read_text()
+    (warning,) = watched.said
+    assert warning.startswith("replicas began anew 1 times")

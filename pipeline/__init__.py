@@ -11,13 +11,14 @@ The way of a row, and the module that owns each step:
     scorer     one replica: pixels and captions in, both scores out
     stages     the above lifted to Arrow batches: what each Ray stage calls
     dataflow   the graph in one expression
-    cluster    joining or starting Ray; with `dataflow` all that imports it
+    cluster    joining or starting Ray; with `dataflow` and `watching.export` all that imports it
     output     staged parts, commit of a shard
     resume     what a start finds in an output: refusal, resumption, a second chance
     tallies    what is frequent in an output: placeholders, hosts that fail
     sizing     batches, blocks, chunks and what may be in flight, from the cluster and the model
     clocks     what each stage does with its time
     progress   what the driver knows of a run: plan, coverage, summary; `bottleneck` says what held it back
+    watching   metrics, warnings in words, the log of a run, the record of all runs
     run        the driver's loop: resume -> dataflow -> receipts -> commits -> summary
 
 beside them

@@ -29,17 +29,18 @@ def timed_blocks(blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
 class StarvedClock:
     """How long a replica has had nothing to do before each block."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, restarted: bool = False) -> None:
         self._idle_since: float | None = None
+        self._restarted = restarted
 
     def run(self, work: Callable[[pa.Table], pa.Table], block: pa.Table) -> pa.Table:
         """Do the work on a block, and add `starved_s`; before the first block a replica is starting, not starved.
 
-        `replica_starts` says that there was such a first block: more of them than replicas, and replicas have died.
+        `replica_restarts` is 1 with the first block of a replica that had died before.
         """
-        first = self._idle_since is None
         starved_s = 0.0 if self._idle_since is None else time.perf_counter() - self._idle_since
-        done = with_cost(with_cost(work(block), "starved_s", starved_s), "replica_starts", float(first))
+        done = with_cost(with_cost(work(block), "starved_s", starved_s), "replica_restarts", float(self._restarted))
+        self._restarted = False
         self._idle_since = time.perf_counter()
         return done
 

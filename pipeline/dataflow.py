@@ -55,7 +55,7 @@ class Replica:
         self.lists = lists
         embedding = output.scores.field("image_embedding") if "image_embedding" in output.scores.names else None
         self.embedding_dim = None if embedding is None else embedding.type.list_size
-        self.clock = StarvedClock()
+        self.clock = StarvedClock(restarted=bool(ray.get_runtime_context().was_current_actor_reconstructed))
 
     def __call__(self, images: pa.Table) -> pa.Table:
         return self.clock.run(self.score, images)

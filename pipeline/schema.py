@@ -91,8 +91,8 @@ IMAGE_COSTS = pa.schema(
     [("fetch_s", pa.float32()), ("decode_s", pa.float32()), ("bytes_read", pa.int64()), ("retries", pa.int64())]
 )
 # What a block cost, on the block's first record: seconds of the fetch task that made it, and for which it then waited for room;
-# for which the replica waited for it; of writing its part. `replica_starts`: 1 where it is the first of a replica's process.
-BLOCK_COSTS = pa.schema([(name, pa.float32()) for name in ("make_s", "held_s", "starved_s", "write_s", "replica_starts")])
+# for which the replica waited for it; of writing its part. `replica_restarts`: 1 where that had died, on its first.
+BLOCK_COSTS = pa.schema([(name, pa.float32()) for name in ("make_s", "held_s", "starved_s", "write_s", "replica_restarts")])
 # All that is summed into the receipts, and not kept. `score_s`: an image's share of the model call that saw it.
 COSTS = pa.schema([*IMAGE_COSTS, ("score_s", pa.float32()), *BLOCK_COSTS])
 

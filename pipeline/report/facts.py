@@ -1,4 +1,4 @@
-"""What a scored output says of itself: the run's summary (`_SUCCESS`), and what made its files (their metadata).
+"""What a scored output says of itself: its rows (`_SUCCESS`), the runs that worked on it, what made its files (their metadata).
 
 Both are read, not believed: what is missing or of another kind is left out of the page. Knows nothing of rows.
 """
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pipeline.bottleneck import Shares, sentence
 from pipeline.config import StorageConfig
 from pipeline.filters.source import Dataset
-from pipeline.output import SUCCESS_FILE
+from pipeline.output import HISTORY_FILE, LOG_FOLDER, SUCCESS_FILE
 from pipeline.provenance import FileFacts, file_facts, fingerprint
 from pipeline.storage import exists, is_local, local_path, read_bytes
 
@@ -60,12 +60,12 @@ def recorded_settings(dataset: Dataset) -> dict[str, Any]:
 
 
 def runs(dataset: Dataset, storage: StorageConfig) -> list[dict[str, Any]]:
-    """The summaries of the runs that wrote these folders: numbers of `_SUCCESS`, and a sentence on what held them back."""
+    """The last of the runs that wrote each of these folders: its numbers, and a sentence on what held it back."""
     found = []
     for root in dataset.identity["made_of"]:
-        url = f"{root}/{SUCCESS_FILE}"
-        summary = _json(read_bytes(url, storage)) if exists(url, storage) else {}
+        summary = _stored(f"{root}/{SUCCESS_FILE}", storage)
         if summary:
+            summary |= _last_run(_stored(f"{root}/{LOG_FOLDER}/{HISTORY_FILE}", storage), summary.get("rows"))
             numbers = {name: summary[name] for name in _NUMBERS if _is_number(summary.get(name))}
             stages = summary.get("stage_s")
             seconds = {str(name): s for name, s in stages.items() if _is_number(s)} if isinstance(stages, dict) else {}
@@ -73,12 +73,19 @@ def runs(dataset: Dataset, storage: StorageConfig) -> list[dict[str, Any]]:
     return found
 
 
-def _json(data: bytes) -> dict[str, Any]:
+def _stored(url: str, storage: StorageConfig) -> dict[str, Any]:
     try:
-        found = json.loads(data)
+        found = json.loads(read_bytes(url, storage)) if exists(url, storage) else {}
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _last_run(history: dict[str, Any], rows: Any) -> dict[str, Any]:
+    """What the last run did, but for the rows, which are those of the output."""
+    runs = history.get("runs")
+    last = runs[-1] if isinstance(runs, list) and runs else None
+    return {**last, "rows": rows} if isinstance(last, dict) else {}
 
 
 def _is_number(value: Any) -> bool:

@@ -59,7 +59,7 @@ def of_progress(tracker: Tracker, resources: Resources, sample: Sample, warned: 
         "stage_s": {stage: round(sample.costs.get(cost, 0.0), 3) for stage, cost in STAGES.items()},
         "bytes_read": int(sample.costs.get("bytes_read", 0)),
         "download_retries": int(sample.costs.get("retries", 0)),
-        "replica_starts": int(sample.costs.get("replica_starts", 0)),
+        "replica_restarts": int(sample.costs.get("replica_restarts", 0)),
         "nodes_alive": sample.nodes.alive,
         "nodes_lost": len(sample.nodes.lost),
         "warnings": {kind.value: count for kind, count in warned.items()},

@@ -69,7 +69,7 @@ MEASURES: Mapping[str, Measure] = {
     "capsieve_held_back_by": Measure(
         _G, "1 for what held the replicas back over the last five minutes, 0 for the others", ("cause",)
     ),
-    "capsieve_replica_starts_total": Measure(_C, "replicas that scored a first block; more than planned: some died"),
+    "capsieve_replica_restarts_total": Measure(_C, "replicas that died, were started again and have scored since"),
     "capsieve_chunks": Measure(_G, "chunks of this pass that wait for a fetch task, or are at work", ("state",)),
     "capsieve_shards": Measure(_G, "shards of the manifest"),
     "capsieve_shards_done": Measure(_G, "shards with a final file, of earlier runs as well"),
@@ -136,7 +136,7 @@ def _of_work(sample: Sample) -> Iterator[Reading]:
     yield Reading("capsieve_download_retries_total", costs.get("retries", 0))
     for stage, cost in STAGES.items():
         yield Reading("capsieve_stage_seconds_total", costs.get(cost, 0.0), (stage,))
-    yield Reading("capsieve_replica_starts_total", costs.get("replica_starts", 0))
+    yield Reading("capsieve_replica_restarts_total", costs.get("replica_restarts", 0))
     yield Reading("capsieve_shards", sample.shards_total)
     yield Reading("capsieve_shards_done", sample.shards_committed)
     yield Reading("capsieve_commits_total", sample.commits)

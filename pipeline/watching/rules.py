@@ -100,7 +100,9 @@ class Watch:
         level = int(math.log(silent_s / limit_s, 4))  # said again when it lasts four times as long
         if now.rows_left == 0:
             left = now.shards_total - now.shards_committed
-            text = f"all rows are staged, but nothing was committed for {silent_s:.0f} s: {left} shards are left; is the store slow?"
+            text = (
+                f"all rows are staged, but nothing was committed for {silent_s:.0f} s: {left} shards are left; is the store up?"
+            )
         else:
             what = "nothing was staged" if now.first_receipt else "no replica has scored anything"
             chunks = now.chunks
@@ -162,12 +164,11 @@ class Watch:
             yield _Found(Kind.FAILURES, 0, f"{latest}: mostly {reason} ({rows:,})")
 
     def _deaths(self, now: Sample) -> Iterator[_Found]:
-        starts = int(now.costs.get("replica_starts", 0.0))
-        deaths = starts - self._resources.replicas * now.passes
+        deaths = int(now.costs.get("replica_restarts", 0.0))
         if deaths > 0:
             text = (
-                f"replicas began anew {deaths} times: their processes die (memory, a driver, a machine that is gone), and what "
-                "they had is scored again; Ray's log of the node says why"
+                f"{_times(deaths)} a replica died and was started again (memory, a driver, a lost machine); what it had is "
+                "scored again; Ray's log of its node says why"
             )
             yield _Found(Kind.DEATHS, deaths.bit_length(), text)
 
@@ -182,3 +183,7 @@ class Watch:
             more = f" and {len(now.nodes.lost) - MOST_NAMED} more" if len(now.nodes.lost) > MOST_NAMED else ""
             text = f"{len(now.nodes.lost)} nodes of the cluster are gone ({names}{more}), {now.nodes.alive} are there"
             yield _Found(Kind.NODES, len(now.nodes.lost).bit_length(), text)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

@@ -73,7 +73,7 @@ def test_a_shard_goes_from_parts_to_one_file_in_input_order(manifest: Manifest, 
         [out.stage(output, manifest.shards, successes(0, 3, 1)), out.stage(output, manifest.shards, successes(0, 0, 2))]
     ).to_pylist()
     assert [receipt["shard"] for receipt in receipts] == [0, 0]
-    assert receipts[0]["succeeded"] == 2
+    assert receipts[0]["counts"] == [{"status": "success", "reason": None, "rows": 2}]
     assert receipts[0]["fetch_s"] == 1.0
     counts = out.commit(output, manifest.shards[0]).counts
     assert counts == {("success", None): 4}

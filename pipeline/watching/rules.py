@@ -100,9 +100,7 @@ class Watch:
         level = int(math.log(silent_s / limit_s, 4))  # said again when it lasts four times as long
         if now.rows_left == 0:
             left = now.shards_total - now.shards_committed
-            text = (
-                f"all rows are staged, but nothing was committed for {silent_s:.0f} s: {left} shards are left; is the store up?"
-            )
+            text = f"all rows are staged, but no shard was committed for {silent_s:.0f} s: {left} are left; is the store slow?"
         else:
             what = "nothing was staged" if now.first_receipt else "no replica has scored anything"
             chunks = now.chunks
@@ -134,7 +132,7 @@ class Watch:
         if late:
             worst = late[0]
             (first, _), (_, stop) = worst.chunk.ranges[0], worst.chunk.ranges[-1]
-            others = f"; so do {len(late) - 1} other chunks" if len(late) > 1 else ""
+            others = f"; so {_others(len(late) - 1)}" if len(late) > 1 else ""
             yield _Found(
                 Kind.STRAGGLER,
                 0,
@@ -187,3 +185,7 @@ class Watch:
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
+
+
+def _others(count: int) -> str:
+    return "does 1 other chunk" if count == 1 else f"do {count} other chunks"

@@ -24,9 +24,12 @@ from PIL import Image
 from ray.cluster_utils import Cluster
 
 from pipeline import run
+from pipeline.bottleneck import Cause
 from pipeline.commandline import load
 from pipeline.config import Config
+from pipeline.progress import Progress
 from pipeline.schema import Captions, Scores
+from pipeline.verify import verify
 from pipeline.watching.measures import MEASURES
 from tests.echo import EchoScorer
 from tests.listeners import Silent
@@ -84,14 +87,14 @@ def png(grey: int) -> bytes:
     return buffer.getvalue()
 
 
-def config_of(folder: Path, **compute: Any) -> Config:
+def config_of(folder: Path, *, address: str, output: dict[str, Any] | None = None) -> Config:
     return load(
         None,
         {
             "input": {"manifest": str(folder / "in")},
-            "output": {"path": str(folder / "out"), "rows_per_output_file": 30},
+            "output": {"path": str(folder / "out"), "rows_per_output_file": 30, **(output or {})},
             "model": {"checkpoint": str(folder / "tiny.pth")},
-            "compute": {"chunk_rows": 20, "block_rows": 8, **compute},
+            "compute": {"chunk_rows": 20, "block_rows": 8, "address": address},
             "fetch": {"allowed_networks": ["127.0.0.0/8"], "backoff_s": 0.01},
         },
     )
@@ -145,23 +148,29 @@ def busy_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory, busy_server: str) -> Watched:
-    """A run on a cluster that stays: a driver hands its last figures over when it leaves."""
+def nodes() -> Iterator[Cluster]:
+    """A cluster that stays when a run leaves it, for all runs of this file."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory, busy_server: str, nodes: Cluster) -> Watched:
+    """A run in which a replica dies, and its metrics: a driver hands its last figures over when it leaves."""
     folder = tmp_path_factory.mktemp("watched")
     write_input(folder, busy_server)
     said: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("pipeline.watching")
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
     logger.addHandler(handler)
     try:
         run.score(config_of(folder, address=nodes.address), Silent(), functools.partial(DyingScorer, folder))
-        head = nodes.head_node
-        samples, kinds = scrape(head.node_ip_address, head.metrics_export_port)
     finally:
         logger.removeHandler(handler)
-        nodes.shutdown()
+    head = nodes.head_node
+    samples, kinds = scrape(head.node_ip_address, head.metrics_export_port)
     return Watched(folder, samples, kinds, said)
 
 
@@ -200,3 +209,59 @@ def test_the_log_has_a_line_an_event_and_no_secrets(watched: Watched) -> None:
         assert CAPTION not in path.read_text()
     (warning,) = watched.said
     assert warning.startswith("once a replica died and was started again")
+
+
+def test_the_record_of_a_run_has_what_success_has_not(watched: Watched) -> None:
+    (record,) = watched.history()
+    assert (record["outcome"], record["rows"], record["rows_before"], record["rows_scored"]) == ("done", ROWS, 0, ROWS)
+    assert (record["passes"], record["shards_committed"], record["replica_restarts"]) == (1, 2, 1)
+    assert record["warnings"] == {"deaths": 1}
+    assert record["started"] < record["ended"]
+    assert [(kind["count"], kind["cpus"]) for kind in record["nodes"]] == [(1, 3)]
+    assert record["resources"]["replicas"] == 1
+    assert set(record["stage_s"]) == {"fetch", "decode", "score", "write", "make", "held", "starved"}
+    assert record["held_back_by"] in set(Cause)
+    success = json.loads((watched.out / "_SUCCESS").read_text())
+    assert success["status"] == {"success": ROWS - 3, "failed_to_download": 1, "failed_to_decode": 1, "invalid_row": 1}
+    assert {name for name in success.keys() & record.keys() if success[name] == record[name]} == {"output", "rows", "shards"}
+    assert verify(str(watched.out), Config()).faults == []
+
+
+class Stopped(BaseException):
+    """Somebody pressed Ctrl-C."""
+
+
+class Stopping(Silent):
+    """Ends a run at its first receipt."""
+
+    def progressed(self, progress: Progress) -> None:
+        raise Stopped
+
+
+def test_a_run_that_was_stopped_and_went_on_is_in_the_record_and_one_that_found_nothing_to_do_is_not(
+    tmp_path: Path, busy_server: str, nodes: Cluster
+) -> None:
+    write_input(tmp_path, busy_server)
+    config = config_of(tmp_path, address=nodes.address)
+    with pytest.raises(Stopped):
+        run.score(config, Stopping(), EchoScorer)
+    (log,) = (tmp_path / "out" / "_log").iterdir()
+    lines = log.read_text().splitlines(keepends=True)
+    assert json.loads(lines[-1])["outcome"] == "interrupted"
+    (log.parent / "20010101T000000Z-killed.jsonl").write_text("".join(lines[:-1]).replace(log.stem, "20010101T000000Z-killed"))
+    (log.parent / "of-somebody-else.jsonl").write_text("no JSON")
+
+    run.score(config, Silent(), EchoScorer)
+    watched = Watched(tmp_path, {}, {}, [])
+    lost, stopped, done = watched.history()
+    assert [one["outcome"] for one in (lost, stopped, done)] == ["lost", "interrupted", "done"]
+    assert (lost["run"], stopped["run"]) == ("20010101T000000Z-killed", log.stem)
+    assert 0 < stopped["rows_scored"] == done["rows_before"] < ROWS
+    assert stopped["rows_scored"] + done["rows_scored"] == ROWS
+
+    left = {path.name: path.read_text() for path in (tmp_path / "out" / "_log").iterdir()}
+    assert run.score(config, Silent(), EchoScorer).rows_scored == 0
+    assert {path.name: path.read_text() for path in (tmp_path / "out" / "_log").iterdir()} == left
+    summary = run.score(config_of(tmp_path, address=nodes.address, output={"overwrite": True}), Silent(), EchoScorer)
+    assert summary.rows_scored == ROWS
+    assert [one["outcome"] for one in watched.history()] == ["done"], "what was deleted has no history"

@@ -48,7 +48,7 @@ def of_progress(tracker: Tracker, resources: Resources, sample: Sample, warned: 
         "rows_scored": tracker.rows,
         "rows_repeated": sample.rows_repeated,
         "rows_done": sample.rows_done,
-        "status": dict(by_status),
+        "staged": dict(by_status),
         "shards_committed": sample.commits,
         "passes": sample.passes,
         "elapsed_s": round(elapsed_s, 3),

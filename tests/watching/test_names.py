@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +109,14 @@ def test_prometheus_may_enter_and_finds_the_pods() -> None:
         (container,) = group["template"]["spec"]["containers"]
         assert "metrics" not in [port["name"] for port in container.get("ports", ())], "KubeRay adds it, as 8080"
     assert policy["spec"]["ingress"][0]["ports"] == [{"protocol": "TCP", "port": 8080}]
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool, which comes with Prometheus, is not installed")
+def test_prometheus_itself_takes_the_alerts_and_they_alarm_when_they_ought_to() -> None:
+    done = subprocess.run(
+        ["promtool", "test", "rules", str(Path(__file__).parent / "alerts_test.yaml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

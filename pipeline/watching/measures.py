@@ -13,6 +13,7 @@ from typing import NamedTuple
 from pipeline.bottleneck import Cause, cause_of
 from pipeline.progress import Plan
 from pipeline.schema import Status
+from pipeline.watching.journal import scrubbed
 from pipeline.watching.rules import Kind as WarningKind
 from pipeline.watching.samples import Recent, Sample
 
@@ -103,7 +104,7 @@ def readings(
 ) -> Iterator[Reading]:
     """All metrics at one moment. What tells of now is 0 once the run has ended."""
     resources = plan.resources
-    yield Reading("capsieve_run_info", 1, (plan.output, plan.model, resources.device))
+    yield Reading("capsieve_run_info", 1, (scrubbed(plan.output), scrubbed(plan.model), resources.device))
     yield Reading("capsieve_run_active", float(active))
     yield from _of_rows(sample)
     yield from _of_work(sample)

@@ -268,6 +268,9 @@ def test_a_run_that_was_stopped_and_went_on_is_in_the_record_and_one_that_found_
     assert 0 < stopped["rows_scored"] <= done["rows_before"] < ROWS, "what was staged after the stop counts for the next one"
     assert done["rows_before"] + done["rows_scored"] == ROWS
 
+    samples, _ = scrape(nodes.head_node.node_ip_address, nodes.head_node.metrics_export_port)
+    assert any(done["run"] in labels for labels in samples["capsieve_rows_done"]), "a second run of one process is seen as well"
+
     left = {path.name: path.read_text() for path in (tmp_path / "out" / "_log").iterdir()}
     assert run.score(config, Silent(), EchoScorer).rows_scored == 0
     assert {path.name: path.read_text() for path in (tmp_path / "out" / "_log").iterdir()} == left

@@ -27,7 +27,7 @@ from pipeline.commandline import new_parser, parse
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.evaluate import HeadMetrics, Interval, evaluate_head
-from pipeline.scene_evaluation import SceneRow, scene_table, score_scenes
+from pipeline.scenes.evaluation import SceneRow, scene_table, score_scenes
 from pipeline.scenes.scene import SPLITS
 
 BATCH_SIZE = 64  # images of one model call; the scorer halves it where memory runs out

@@ -43,6 +43,12 @@ def bucket(s3_env: LocalS3) -> str:
     return f"s3://capsieve-tests/{uuid.uuid4().hex[:8]}"
 
 
+@pytest.fixture(params=["local", "s3"])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty folder on this machine, and then one in a bucket."""
+    return str(request.getfixturevalue("bucket")) if request.param == "s3" else str(tmp_path)
+
+
 @pytest.fixture
 def clean_env(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """No cloud credentials of whoever runs the tests, and none to be had from a cloud machine."""

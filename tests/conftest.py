@@ -75,6 +75,12 @@ def write_manifest() -> WriteManifest:
 
 
 @pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of a model that takes no time: random weights."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
 def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> FinishedDemo:
     """A demo of 24 scenes that ended well: a real run's output, without the bucket. Random weights: what scores mean is not
     asked here. Takes some 15 seconds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from pipeline.nightly import alarm
 from pipeline.nightly.alarm import Alarm
 from tests.nightly.records import FIRST, config_of
+from tests.servers import serving
 
 
 class Hook(BaseHTTPRequestHandler):
@@ -40,13 +41,9 @@ class Hook(BaseHTTPRequestHandler):
 def hook() -> Iterator[str]:
     Hook.received.clear()
     Hook.release.clear()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
+    with serving(Hook) as url:
+        yield url
         Hook.release.set()
-        server.shutdown()
-        thread.join(5)
 
 
 ALARM = Alarm(FIRST, "itm_logit moved by KS 0.100", 4, ({"measure": "ks"},))

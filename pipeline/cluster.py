@@ -54,6 +54,8 @@ def joined(config: Config) -> Iterator[None]:
     context.print_on_execution_start = False
     context.raise_original_map_exception = True  # else our own errors are lost in a wrapping that forgets its cause
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # a traceback of a hundred lines for whatever ends a stream, which is raised as well: a mistake or an outage is one line
+    logging.getLogger("ray.data._internal.execution.streaming_executor_state").setLevel(logging.CRITICAL)
     # "local", because without an address Ray joins whatever cluster `ray start` left on this machine
     options: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
     if ray.is_initialized():

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-import io
 import json
 import logging
 import os
 import re
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +19,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 from ray.cluster_utils import Cluster
 
 from pipeline import run
@@ -33,7 +30,9 @@ from pipeline.schema import Captions, Scores
 from pipeline.verify import verify
 from pipeline.watching.measures import MEASURES
 from tests.echo import EchoScorer
+from tests.greys import png
 from tests.listeners import Silent
+from tests.servers import serving
 from tests.tiny import tiny_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -80,12 +79,6 @@ class Watched(NamedTuple):
     def history(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads((self.out / "_log" / "run.json").read_text())["runs"]
         return found
-
-
-def png(grey: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (20, 10), (grey, grey, grey)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def config_of(folder: Path, *, address: str, output: dict[str, Any] | None = None) -> Config:
@@ -142,10 +135,8 @@ class _Busy(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def busy_server() -> Iterator[str]:
     """URL of a server that asks everybody to come back later."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Busy) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(_Busy) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ RETRY_FILE = "_retry.json"
 SUCCESS_FILE = "_SUCCESS"
 STAGING = "_staging"
 LOG_FOLDER = "_log"
-HISTORY_FILE = "run.json"  # in LOG_FOLDER
+HISTORY_FILE = f"{LOG_FOLDER}/run.json"
 # 64k rows: some 10 MB of URLs and scores, small enough for statistics to prune, large enough to compress.
 ROW_GROUP_ROWS = 65_536
 READ_THREADS = 16  # parts are small and may be far away: the wait is for the store
@@ -123,13 +123,14 @@ def stage(output: Output, shards: tuple[Shard, ...], scored: pa.Table) -> pa.Tab
         rows = part["row"].to_numpy()
         again = f"{output.attempt}-" if output.attempt else ""
         name = f"{rows[0]}-{len(rows)}-{again}{hashlib.sha256(rows.tobytes()).hexdigest()[:8]}.parquet"
+        found = Counter(zip(own["status"].to_pylist(), own["error_message"].to_pylist(), strict=True))  # some hundred rows
         data = to_parquet(with_facts(part, PartFacts(made_of, source_of(shards[index]), output.attempt)))
         _write(output, f"{output.staging(shards[index])}/{name}", data)
         receipts.append(
             {
                 "shard": index,
                 "rows": rows.astype("<i8").tobytes(),
-                "counts": [{"status": s, "reason": reason, "rows": n} for (s, reason), n in _count(own).items()],
+                "counts": [{"status": s, "reason": reason, "rows": count} for (s, reason), count in found.items()],
                 **{cost: pc.sum(own[cost]).as_py() for cost in COSTS.names},
             }
         )

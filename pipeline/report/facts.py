@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pipeline.bottleneck import Shares, sentence
 from pipeline.config import StorageConfig
 from pipeline.filters.source import Dataset
-from pipeline.output import HISTORY_FILE, LOG_FOLDER, SUCCESS_FILE
+from pipeline.output import HISTORY_FILE, SUCCESS_FILE
 from pipeline.provenance import FileFacts, file_facts, fingerprint
 from pipeline.storage import exists, is_local, local_path, read_bytes
 
@@ -65,7 +65,7 @@ def runs(dataset: Dataset, storage: StorageConfig) -> list[dict[str, Any]]:
     for root in dataset.identity["made_of"]:
         summary = _stored(f"{root}/{SUCCESS_FILE}", storage)
         if summary:
-            summary |= _last_run(_stored(f"{root}/{LOG_FOLDER}/{HISTORY_FILE}", storage), summary.get("rows"))
+            summary |= _last_run(_stored(f"{root}/{HISTORY_FILE}", storage), summary.get("rows"))
             numbers = {name: summary[name] for name in _NUMBERS if _is_number(summary.get(name))}
             stages = summary.get("stage_s")
             seconds = {str(name): s for name, s in stages.items() if _is_number(s)} if isinstance(stages, dict) else {}

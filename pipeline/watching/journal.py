@@ -137,6 +137,6 @@ def write_history(output_url: str, config: StorageConfig, own: Journal, record: 
     def write() -> None:
         runs = [*history(output_url, config, own), record]
         data = json.dumps({"runs": runs}, indent=2).encode()
-        storage.write_bytes(f"{output_url}/{LOG_FOLDER}/{HISTORY_FILE}", data, config)
+        storage.write_bytes(f"{output_url}/{HISTORY_FILE}", data, config)
 
     patiently(write, config)

@@ -35,7 +35,7 @@ SHOW_S = 0.5  # between two calls of the listener
 LOOK_S = 5.0
 NODES_S = 30.0
 PROGRESS_S = 300.0  # between two `progress` events of the log
-CLOSE_S = 10.0  # at the end nobody waits longer for a store that does not answer
+CLOSE_S = 5.0  # at the end nobody waits longer for a store that does not answer
 
 
 class Observer:

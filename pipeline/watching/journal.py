@@ -59,8 +59,8 @@ class Journal:
             self._size += len(line)
         return found
 
-    def flush(self, *, at_once: bool = False) -> None:
-        """Write the file if there is something new, not too often."""
+    def flush(self, *, at_once: bool = False, quiet: bool = False) -> None:
+        """Write the file if there is something new, not too often. quiet: whoever failed before has said what is wrong."""
         with self._lock:
             due_s = max(FLUSH_S, self._size / FLUSH_BYTES_PER_S)
             if self._written == len(self._lines) or not (at_once or time.monotonic() - self._written_s >= due_s):
@@ -70,7 +70,7 @@ class Journal:
         try:
             storage.write_bytes(self.url, text.encode(), self._config)
         except StorageError as error:
-            if not self._failing:
+            if not (self._failing or quiet):
                 log.warning("cannot write the run's log: %s", error)
             self._failing = True
             return

@@ -153,7 +153,7 @@ class Observer:
         elif time.monotonic() - self._logged_s >= PROGRESS_S:
             self._logged_s = time.monotonic()
             self._journal.note("progress", **self._figures())
-        self._journal.flush(at_once=not active)
+        self._journal.flush(at_once=not active, quiet=self._error is not None)
 
     def _look(self) -> tuple[Sample, Window]:
         """Judge the run as it is now; asks nobody, so that the driver may do it as well."""

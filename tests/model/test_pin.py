@@ -11,11 +11,12 @@ import pytest
 
 from pipeline.config import ModelConfig, StorageConfig
 from pipeline.errors import CheckpointError
+from pipeline.local_s3 import LocalS3
 from pipeline.model import load_model, save_checkpoint
 from pipeline.model.facts import describe
 from pipeline.model.pin import Pieces, Pin, here, pin
 from pipeline.model.source import locate
-from pipeline.storage import delete_folder, open_filesystem, write_bytes
+from pipeline.storage import delete_folder, write_bytes
 from tests.tiny import tiny_model
 
 STORE = StorageConfig()
@@ -51,9 +52,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_on_the_driver_s_machine_files_are_taken_as_they_lie(folder: Path) -> None:
     pinned = pin(locate(folder))
     files = here(pinned, STORE, {})
-    assert (files.weights, files.config, files.vocab) == tuple(
-        folder / n for n in ("model.safetensors", "config.json", "vocab.txt")
-    )
+    assert files[1:4] == tuple(folder / name for name in ("model.safetensors", "config.json", "vocab.txt"))
     assert load_model(files).visual_encoder.image_size == 32
 
 
@@ -78,9 +77,7 @@ def test_other_bytes_are_no_replica(folder: Path, tmp_path: Path, monkeypatch: p
     content[-1] ^= 1
     shutil.rmtree(folder)
     elsewhere(monkeypatch, tmp_path)
-    with pytest.raises(
-        CheckpointError, match=r"model\.safetensors has the sha256 .* it has changed, or was damaged on its way"
-    ):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors has the sha256 .* it has changed, or was damaged"):
         here(pinned, STORE, shared | {pinned.weights.sha256: lambda: [bytes(content)]})
     assert here(pinned, STORE, shared).weights.is_file(), "a good copy is taken afterwards"
 
@@ -95,15 +92,14 @@ def test_a_local_file_that_was_replaced_is_refused(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["model", "model/model.safetensors"])
 def test_from_a_bucket_each_machine_gets_them_itself(
-    name: str, folder: Path, bucket: str, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, folder: Path, bucket: str, s3: LocalS3, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With no hub, and no word of the driver's but the pin; by the endpoint that the settings name."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    endpoint = StorageConfig(
-        endpoint_url=str(open_filesystem(bucket, STORE).fs.client_kwargs.get("endpoint_url") or "") or None
-    )
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    endpoint = StorageConfig(endpoint_url=s3.endpoint_url)
     for path in folder.iterdir():
-        write_bytes(f"{bucket}/model/{path.name}", path.read_bytes(), STORE)
+        write_bytes(f"{bucket}/model/{path.name}", path.read_bytes(), endpoint)
     model = describe(ModelConfig(checkpoint=f"{bucket}/{name}"), endpoint)
     shutil.rmtree(own_cache)
     cache = elsewhere(monkeypatch, tmp_path)
@@ -111,7 +107,7 @@ def test_from_a_bucket_each_machine_gets_them_itself(
     assert files.weights.is_relative_to(cache)
     assert (files.config is None) == name.endswith(".safetensors")
     assert files.weights.read_bytes() == (folder / "model.safetensors").read_bytes()
-    delete_folder(bucket, STORE)
+    delete_folder(bucket, endpoint)
     assert here(model.pin, endpoint, {}) == files, "the store is not asked for what is here"
     shutil.rmtree(cache)
     with pytest.raises(CheckpointError, match="not found"):
@@ -136,7 +132,8 @@ def test_an_object_that_was_replaced_is_no_replica(
 
 def test_no_torch_is_paid_for_a_pin(folder: Path) -> None:
     code = (
-        "import sys; from pipeline.config import StorageConfig; from pipeline.model.pin import *; from pipeline.model.source import locate; "
-        "here(pin(locate(sys.argv[1])), StorageConfig(), {}); sys.exit('torch' in sys.modules)"
+        "import sys; from pipeline.config import StorageConfig; from pipeline.model.pin import *; "
+        "from pipeline.model.source import locate; here(pin(locate(sys.argv[1])), StorageConfig(), {}); "
+        "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(folder)], timeout=60, check=False).returncode == 0

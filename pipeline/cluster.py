@@ -24,6 +24,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from pipeline import sizing
 from pipeline.config import Config
 from pipeline.errors import ConfigError
+from pipeline.model.files import clear_errors
 from pipeline.model.pin import Pieces, Pin
 from pipeline.sizing import Cluster, Resources, Work
 
@@ -138,8 +139,9 @@ class Shared:
     """A file of the driver's in Ray's object store, which machines hand on to each other: read it anywhere in the cluster."""
 
     def __init__(self, path: Path) -> None:
-        content = np.memmap(path, np.uint8, mode="r")
-        self._pieces = [ray.put(np.asarray(content[i : i + PIECE_BYTES])) for i in range(0, len(content), PIECE_BYTES)]
+        with path.open("rb") as file:
+            pieces = iter(lambda: file.read(PIECE_BYTES), b"")
+            self._pieces = [ray.put(np.frombuffer(piece, np.uint8)) for piece in pieces]  # an array is read without a copy
 
     def __call__(self) -> Iterator[npt.NDArray[np.uint8]]:
         """Its bytes, piece by piece."""
@@ -148,5 +150,9 @@ class Shared:
 
 
 def share(pin: Pin) -> dict[str, Pieces]:
-    """The files that other machines can have from nobody but this driver, by SHA-256; for as long as the driver lives."""
-    return {file.sha256: Shared(Path(file.path)) for file in pin.files() if file.url is None}
+    """The files that other machines can have from nobody but this driver, by SHA-256; for as long as the driver lives.
+
+    Raises CheckpointError for one that is gone.
+    """
+    with clear_errors(pin.name):
+        return {file.sha256: Shared(Path(file.path)) for file in pin.files() if file.url is None}

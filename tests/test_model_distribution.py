@@ -22,7 +22,7 @@ from tests.tiny import tiny_checkpoint
 pytestmark = pytest.mark.slow
 
 NODES = ("first", "second")
-REPLICAS = 4  # of each
+REPLICAS = 3  # of each
 STORE_BYTES = 100 * 1024**2
 
 

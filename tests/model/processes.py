@@ -10,7 +10,10 @@ from typing import NamedTuple
 
 LOCATE = """
 import sys
-import aiohttp, fsspec.implementations.http, huggingface_hub  # before the signal: all are to ask at once
+if "://" in sys.argv[1]:  # imports before the signal: all are to ask at once
+    import aiohttp, fsspec.implementations.http
+else:
+    from huggingface_hub import HfApi, hf_hub_download
 from pipeline.errors import CheckpointError
 from pipeline.model.source import checkpoint_sha256, locate
 print("ready", flush=True)

@@ -47,7 +47,7 @@ def kept(folder: Path) -> list[str]:
 
 
 def test_replicas_of_a_machine_fetch_once(server: Files, weights: bytes, own_cache: Path) -> None:
-    processes = Processes(10, server.url + PATH, {"XDG_CACHE_HOME": str(own_cache)})
+    processes = Processes(8, server.url + PATH, {"XDG_CACHE_HOME": str(own_cache)})
     processes.go()
     answers = processes.answers()
     assert {answer.code for answer in answers} == {0}

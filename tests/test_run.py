@@ -324,9 +324,7 @@ def test_a_model_that_is_replaced_as_a_run_starts_scores_nothing(tmp_path: Path,
     changing = tmp_path / "changing.safetensors"
     shutil.copy(checkpoint, changing)
     recorder = At("Ray", lambda: shutil.copy(tiny_checkpoint(tmp_path, seed=1), changing))
-    words = (
-        r"no replica can start: checkpoint '.*': changing\.safetensors has the sha256 .* it has changed"
-    )
+    words = r"no replica can start: checkpoint '.*': changing\.safetensors has the sha256 .* it has changed"
     with pytest.raises(ClusterError, match=words) as caught:
         run.score(config_of(str(tmp_path / "in"), str(tmp_path / "out"), str(changing)), recorder)
     assert "\n" not in str(caught.value)

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 from pipeline.errors import CheckpointError
 
 WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")  # in order of preference: the first runs no pickle
+SPLIT_NAME = "model.safetensors.index.json"  # beside weights in several files
 CONFIG_NAME = "config.json"
 VOCAB_NAME = "vocab.txt"
 WEIGHTS_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
@@ -49,7 +50,7 @@ def weights_among(name: str, paths: Iterable[str]) -> str:
     """The path of the preferred weights file. CheckpointError if none of them is one."""
     by_name = {path.rstrip("/").rsplit("/", 1)[-1]: path for path in paths}
     found = next((by_name[weights] for weights in WEIGHTS_NAMES if weights in by_name), None)
-    if found is None and "model.safetensors.index.json" in by_name:
+    if found is None and SPLIT_NAME in by_name:
         raise CheckpointError(f"checkpoint {name!r} is split into several files, which is not supported: save it as one")
     if found is None:
         raise CheckpointError(f"checkpoint {name!r} is a folder without {' or '.join(WEIGHTS_NAMES)}")

@@ -19,6 +19,7 @@ from pipeline.errors import CheckpointError
 from pipeline.model.cache import locked
 from pipeline.model.files import (
     CONFIG_NAME,
+    SPLIT_NAME,
     VOCAB_NAME,
     WEIGHTS_NAMES,
     WEIGHTS_SUFFIXES,
@@ -103,13 +104,12 @@ def _ask(name: str, hub: HubId) -> _Commit:
 
 
 def _wanted(name: str, files: Mapping[str, str]) -> list[str]:
-    try:
-        weights = weights_among(name, (file for file in files if "/" not in file))
-    except CheckpointError as error:
-        if "split" in str(error):
-            raise
-        raise CheckpointError(f"hub repository {name!r} has no {' or '.join(WEIGHTS_NAMES)}") from None
-    return [weights, *(file for file in (CONFIG_NAME, VOCAB_NAME) if file in files)]
+    if not files.keys() & {*WEIGHTS_NAMES, SPLIT_NAME}:
+        raise CheckpointError(f"hub repository {name!r} has no {' or '.join(WEIGHTS_NAMES)}")
+    return [
+        weights_among(name, (file for file in files if "/" not in file)),
+        *(file for file in (CONFIG_NAME, VOCAB_NAME) if file in files),
+    ]
 
 
 def _in_cache(hub: HubId, file: str, commit: str) -> bool:

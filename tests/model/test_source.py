@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import fsspec
@@ -18,6 +17,7 @@ from pipeline.model import load_model, save_checkpoint
 from pipeline.model.files import sniff
 from pipeline.model.source import check_checkpoint, checkpoint_sha256, locate
 from tests.model.builders import small_model
+from tests.servers import serving
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +48,8 @@ def web_server(checkpoints: Path) -> Iterator[tuple[str, list[str]]]:
         def log_message(self, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(checkpoints))) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", requests
-        server.shutdown()
-        thread.join()
+    with serving(partial(Handler, directory=str(checkpoints))) as url:
+        yield url, requests
 
 
 @pytest.mark.parametrize("name", ["own", "x.safetensors", "x.pth", "hf"])

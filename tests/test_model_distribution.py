@@ -86,7 +86,7 @@ def test_a_file_that_the_driver_alone_has_reaches_each_machine_once(
         calls = Calls.remote()  # type: ignore[attr-defined]
         task = ray.remote(max_retries=0)(replica)
         asked = [task.options(resources={name: 1}).remote(pinned, shared, calls) for name in NODES for _ in range(REPLICAS)]
-        found = ray.get(asked, timeout=120)
+        found = ray.get(asked, timeout=240)
         assert sorted(ray.get(calls.found.remote()).values()) == [1, 1], "one process of each machine"
     assert {sha256 for _, sha256, _ in found} == {pinned.weights.sha256}
     folders = Counter(Path(weights).relative_to(tmp_path).parts[0] for weights, _, _ in found)

@@ -173,7 +173,8 @@ def _refuse_changes(
             raise OutputError(
                 f"{by_name[name].file.url} has changed since rows of it were scored ({difference})"
                 f"{f', and {others} more shards' if others else ''}: "
-                f"add rows as new files; to score all of {output.url} again, --output.overwrite"
+                f"add rows as new files; or delete its files in {output.url}, and its rows are scored again "
+                "(--output.overwrite: all rows)"
             )
 
 

@@ -186,14 +186,14 @@ def test_nobody_sees_jobs_without_the_token(cluster: Running, headers: dict[str,
     refused.value.close()
 
 
-def where_it_ran(cluster: Running, manifest: str, name: str, chunk_rows: int) -> dict[str, set[str]]:
+def where_it_ran(cluster: Running, manifest: str, name: str, rows: int) -> dict[str, set[str]]:
     """Score the manifest on a full cluster, by the echo scorer of the chaos runs, because a GPU that only Ray believes in runs
-    no model; which kinds of nodes each stage was on."""
+    no model; which kinds of nodes each stage was on. `rows`: of a fetch task."""
     settings = {
         "input": {"manifest": manifest},
         "output": {"path": str(cluster.folder / name)},
         "model": {"checkpoint": tiny_checkpoint(cluster.folder)},
-        "compute": {"wait_for_gpus": 1, "wait_for_cpus": 4, "chunk_rows": chunk_rows, "block_rows": 250},
+        "compute": {"wait_for_gpus": 1, "wait_for_cpus": 4, "chunk_rows": rows, "block_rows": rows},
     }
     path = cluster.folder / f"{name}.yaml"
     path.write_text(json.dumps(settings))
@@ -213,7 +213,7 @@ def kind_of(resources: dict[str, float]) -> str:
 
 
 def test_the_cluster_grows_for_a_run_and_spare_cores_beside_gpus_are_used(cluster: Running, manifest: str) -> None:
-    where = where_it_ran(cluster, manifest, "much", chunk_rows=500)
+    where = where_it_ran(cluster, manifest, "much", rows=250)
     assert where["Replica"] == {"gpu"}
     assert where["fetch"] == {"cpu", "gpu"}
     assert "head" not in where["stage"] | where["_commit"]
@@ -221,7 +221,7 @@ def test_the_cluster_grows_for_a_run_and_spare_cores_beside_gpus_are_used(cluste
 
 
 def test_what_fits_beside_no_gpu_does_not_go_to_one(cluster: Running, manifest: str) -> None:
-    where = where_it_ran(cluster, manifest, "little", chunk_rows=ROWS // 2)  # two fetch tasks, for which one node has room
+    where = where_it_ran(cluster, manifest, "little", rows=ROWS // 2)  # two fetch tasks, for which one node has room
     assert where["Replica"] == {"gpu"}
     assert where["fetch"] == where["_commit"] == {"cpu"}
 

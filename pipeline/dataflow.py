@@ -115,6 +115,7 @@ def build(
     strategy = "DEFAULT" if resources.device == "cuda" else "SPREAD"
 
     def fetch(batch: pa.Table) -> Iterator[pa.Table]:
+        _give_way()
         for item in batch.to_pylist():
             chunk = Chunk(item["shard"], tuple(zip(item["starts"], item["stops"], strict=True)))
             yield from timed_blocks(make_blocks(chunk, manifest, config, image_size))
@@ -156,6 +157,15 @@ def build(
         )
     )
     return Stream(dataset, replicas)
+
+
+def _give_way() -> None:
+    """Let replicas on the same cores go first: a fetch task works ahead of them, and its blocks wait for them anyway.
+
+    Of Linux' 19 steps Ray's workers have 15. Holds for this thread and what it starts from now on, decoders above all.
+    """
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, 19)
 
 
 def set_limits(resources: Resources) -> None:

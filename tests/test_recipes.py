@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -13,7 +12,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from pipeline import cluster, dataflow, run
 from pipeline.commandline import load
@@ -23,8 +21,8 @@ from pipeline.progress import Summary
 from pipeline.schema import Captions, Scores
 from pipeline.verify import verify
 from tests.echo import EchoScorer
+from tests.greys import png
 from tests.listeners import Silent
-from tests.tiny import tiny_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -38,19 +36,10 @@ def ray_cluster() -> Iterator[None]:
 
 
 def write_file(folder: Path, name: str, caption: str = "a caption") -> None:
-    images = []
-    for row in range(ROWS):
-        buffer = io.BytesIO()
-        Image.new("RGB", (20, 10), (6 * row, 6 * row, 6 * row)).save(buffer, "PNG")
-        images.append(buffer.getvalue())
+    images = [png(6 * row) for row in range(ROWS)]
     table = pa.table({"image": images, "caption": [f"{caption} {row}" for row in range(ROWS)]})
     (folder / "in").mkdir(exist_ok=True)
     pq.write_table(table, folder / "in" / f"{name}.parquet")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_checkpoint(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

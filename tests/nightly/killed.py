@@ -1,6 +1,6 @@
 """jobs/nightly.py that kills itself where it is about to give a file its name.
 
-    python -m tests.killed_nightly NAME ARGUMENTS...
+    python -m tests.nightly.killed NAME ARGUMENTS...
 
 NAME is part of that file's path: local files are written beside their place and moved there, and the move is where a kill
 leaves most behind. Its scorer is that of the chaos runs, 0.2 s a block. An empty NAME kills nothing.
@@ -13,7 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "jobs"))
 
 import nightly
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import signal
 import subprocess
@@ -22,10 +21,11 @@ from pipeline import cluster
 from pipeline.commandline import load
 from pipeline.config import Config
 from pipeline.verify import verify
+from tests.pictures import saved
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LIMIT_S = 200
 NIGHTS = ("date=2026-01-01", "date=2026-01-02")
 ROWS = 60
@@ -47,11 +47,8 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def write_nights(folder: Path) -> None:
     for number, name in enumerate(NIGHTS):
-        images = []
-        for row in range(ROWS):
-            buffer = io.BytesIO()
-            Image.new("RGB", (20, 10), (4 * row, 250 - 4 * row, 100 * number)).save(buffer, "PNG")
-            images.append(b"junk" if row % 9 == 0 else buffer.getvalue())
+        pictures = [saved(Image.new("RGB", (20, 10), (4 * row, 250 - 4 * row, 100 * number)), "PNG") for row in range(ROWS)]
+        images = [b"junk" if row % 9 == 0 else picture for row, picture in enumerate(pictures)]
         (folder / name).mkdir(parents=True)
         table = pa.table({"image": images, "caption": [f"{'word ' * (row % 7)}end" for row in range(ROWS)]})
         pq.write_table(table, folder / name / "m.parquet")
@@ -62,7 +59,7 @@ def start(folder: Path, address: str, out: str, killed_at: str = "") -> subproce
         "--input.manifest", str(folder / "in"), "--output.path", str(folder / out), "--compute.address", address,
         "--filter.top_fraction", "0.5", "--compute.chunk_rows", "20", "--compute.block_rows", "5",
     ]  # fmt: skip
-    command = [sys.executable, "-m", "tests.killed_nightly", killed_at, *arguments]
+    command = [sys.executable, "-m", "tests.nightly.killed", killed_at, *arguments]
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

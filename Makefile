@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast chaos fuzz lint types check lock clean
+.PHONY: help setup demo test test-fast chaos fuzz lint types check lock licences audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,6 +51,14 @@ lock: ## renew requirements.lock from pyproject.toml, in a fresh environment
 	  && $$fresh/v/bin/pip install --quiet hatchling editables && $$fresh/v/bin/pip install --quiet --group dev -e '.[gcs,notebook]' --no-build-isolation \
 	  && $$fresh/v/bin/pip freeze --exclude-editable | sed -E '/^(nvidia-|triton|cuda-)/s/$$/ ; sys_platform == "linux"/' > requirements.lock \
 	  && rm -r $$fresh
+
+licences: $(STAMP) ## renew docs/licences.md from what the pinned packages say of themselves
+	@$(BIN)/python -m tests.licences > docs/licences.md.new && mv docs/licences.md.new docs/licences.md
+
+audit: $(STAMP) ## known vulnerabilities (asks osv.dev, and says so where it cannot) and licences of what is pinned
+	@fresh=$$(mktemp -d) && $(PYTHON) -m venv $$fresh/v && $$fresh/v/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1 \
+	  && $(BIN)/python -m tests.audit $$fresh/v/bin/pip-audit && rm -r $$fresh
+	@$(BIN)/python -m pytest -q tests/test_licences.py
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache demo-output

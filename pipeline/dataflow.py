@@ -113,6 +113,8 @@ def build(
     set_limits(resources)
     config = sizing.settled(config, resources)
     score_options: dict[str, Any] = {"num_gpus": 1} if resources.device == "cuda" else {"num_cpus": REPLICA_CPUS}
+    # cores beside GPUs are taken last by Ray's default; SPREAD, which is Ray Data's, takes all nodes in turn
+    strategy = "DEFAULT" if resources.device == "cuda" else "SPREAD"
 
     def fetch(batch: pa.Table) -> Iterator[pa.Table]:
         _give_way()
@@ -128,7 +130,14 @@ def build(
     replicas = f"capsieve-replica-{uuid4()}"
     dataset = (
         ray.data.from_items(items, override_num_blocks=len(items))
-        .map_batches(fetch, batch_size=1, batch_format="pyarrow", num_cpus=config.compute.fetch_cpus, max_retries=deaths)
+        .map_batches(
+            fetch,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=config.compute.fetch_cpus,
+            max_retries=deaths,
+            scheduling_strategy=strategy,
+        )
         .map_batches(
             Replica,
             fn_constructor_args=(make_scorer, output, manifest.captions_are_lists),
@@ -140,7 +149,14 @@ def build(
             ray_remote_args_fn=lambda: {"name": f"{replicas}-{uuid4()}"},  # called for each of them
             **score_options,
         )
-        .map_batches(stage, batch_size=None, batch_format="pyarrow", num_cpus=STAGE_CPUS, max_retries=deaths)
+        .map_batches(
+            stage,
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=STAGE_CPUS,
+            max_retries=deaths,
+            scheduling_strategy=strategy,
+        )
     )
     return Stream(dataset, replicas)
 
@@ -228,9 +244,13 @@ def _commit(output: Output, shard: Shard, url_column: str | None) -> Committed:
 
 
 def _beside_no_driver() -> NodeAffinitySchedulingStrategy | str:
-    """A node that has CPUs: a task that asks for none goes to the driver's own otherwise, a head too small for four commits."""
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]  # type: ignore[no-untyped-call]
-    return NodeAffinitySchedulingStrategy(random.choice(nodes), soft=True) if nodes else "DEFAULT"
+    """A node that has CPUs: a task that asks for none goes to the driver's own otherwise, a head too small for four commits.
+
+    One without a GPU where there is one, as for the other tasks.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]  # type: ignore[no-untyped-call]
+    nodes = [node for node in nodes if not node["Resources"].get("GPU")] or nodes
+    return NodeAffinitySchedulingStrategy(random.choice(nodes)["NodeID"], soft=True) if nodes else "DEFAULT"
 
 
 class Committer:

@@ -150,7 +150,10 @@ def _read_all(output: Output, by_name: Mapping[str, Shard]) -> tuple[dict[str, F
                 parts.setdefault(name, []).append(part)
     strangers = [name for name, found in facts.items() if found is None]
     if strangers:
-        raise OutputError(f"{output.at(strangers[0])} is not a file of capsieve's: move it, or name another --output.path")
+        raise OutputError(
+            f"{output.at(strangers[0])} is damaged, or not a file of capsieve's: delete it, and its rows are scored again "
+            "(or name another --output.path)"
+        )
     return {name: found for name, found in facts.items() if found is not None}, parts
 
 
@@ -172,7 +175,8 @@ def _refuse_changes(
             raise OutputError(
                 f"{by_name[name].file.url} has changed since rows of it were scored ({difference})"
                 f"{f', and {others} more shards' if others else ''}: "
-                f"add rows as new files; to score all of {output.url} again, --output.overwrite"
+                f"add rows as new files; or delete its files in {output.url}, and its rows are scored again "
+                "(--output.overwrite: all rows)"
             )
 
 

@@ -175,35 +175,58 @@ def test_nobody_sees_jobs_without_the_token(cluster: Running, headers: dict[str,
     refused.value.close()
 
 
-def test_the_cluster_grows_for_a_run_and_each_stage_is_where_it_belongs(
-    cluster: Running, manifest: str, checkpoint: str
-) -> None:
-    """With the echo scorer of the chaos runs, because a GPU that only Ray believes in runs no model."""
+def where_it_ran(cluster: Running, manifest: str, checkpoint: str, rows: int) -> dict[str, set[str]]:
+    """Score the manifest on a full cluster, by the echo scorer of the chaos runs, because a GPU that only Ray believes in runs
+    no model; which kinds of nodes each stage was on. `rows`: of a fetch task."""
+    name = f"by-{rows}"
     settings = {
         "input": {"manifest": manifest},
-        "output": {"path": str(cluster.folder / "echoed")},
+        "output": {"path": str(cluster.folder / name)},
         "model": {"checkpoint": checkpoint},
-        "compute": {"wait_for_gpus": 1, "wait_for_cpus": 2, "chunk_rows": 500, "block_rows": 250},
+        "compute": {"wait_for_gpus": 1, "wait_for_cpus": 4, "chunk_rows": rows, "block_rows": rows},
     }
-    path = cluster.folder / "echo.yaml"
+    path = cluster.folder / f"{name}.yaml"
     path.write_text(json.dumps(settings))
-    driver = f"python -m tests.chaos.driver {path} {cluster.folder}/tally 0.2"
+    driver = f"python -m tests.chaos.driver {path} {cluster.folder}/{name}.tally 0.2"
     job = cluster.submit(f"PYTHONPATH=jobs:$PYTHONPATH {driver}", ROOT / "tests")
     details = cluster.wait_for(job, JobStatus.SUCCEEDED, JobStatus.FAILED)
     assert details.status == JobStatus.SUCCEEDED, cluster.client().get_job_logs(job)
-
-    nodes = {node["node_id"]: node["resources_total"] for node in cluster.state("nodes") if node["state"] == "ALIVE"}
-    (gpu,) = (node for node, resources in nodes.items() if resources.get("GPU"))
-    (head,) = (node for node, resources in nodes.items() if not resources.get("CPU"))
+    assert sum(map(int, (cluster.folder / f"{name}.tally").read_text().split())) == ROWS
+    kinds = {node["node_id"]: kind_of(node["resources_total"]) for node in cluster.state("nodes")}
     tasks = [task for task in cluster.state("tasks") if task["job_id"] == details.job_id and task["node_id"]]
-    where = {
-        kind: {task["node_id"] for task in tasks if kind in task["name"]} for kind in ("Replica", "fetch", "stage", "_commit")
-    }
-    assert where["Replica"] == {gpu}
-    assert where["fetch"]
+    stages = ("Replica", "fetch", "stage", "_commit")
+    return {stage: {kinds[task["node_id"]] for task in tasks if stage in task["name"]} for stage in stages}
+
+
+def kind_of(resources: dict[str, float]) -> str:
+    return "gpu" if resources.get("GPU") else "cpu" if resources.get("CPU") else "head"
+
+
+def test_the_cluster_grows_for_a_run_and_spare_cores_beside_gpus_are_used(
+    cluster: Running, manifest: str, checkpoint: str
+) -> None:
+    where = where_it_ran(cluster, manifest, checkpoint, rows=250)
+    assert where["Replica"] == {"gpu"}
+    assert where["fetch"] == {"cpu", "gpu"}
+    assert "head" not in where["stage"] | where["_commit"]
     assert where["stage"]
-    assert head not in where["fetch"] | where["stage"] | where["_commit"]
-    assert sum(map(int, (cluster.folder / "tally").read_text().split())) == ROWS
+
+
+def test_what_fits_beside_no_gpu_does_not_go_to_one(cluster: Running, manifest: str, checkpoint: str) -> None:
+    where = where_it_ran(cluster, manifest, checkpoint, rows=ROWS // 2)  # two fetch tasks, for which one node has room
+    assert where["Replica"] == {"gpu"}
+    assert where["fetch"] == {"cpu"}
+
+
+def test_machines_that_nobody_needs_go_again(cluster: Running) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while (alive := [kind_of(node["resources_total"]) for node in cluster.state("nodes") if node["state"] == "ALIVE"]) != [
+        "head"
+    ]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.5)
+    gone = {kind_of(node["resources_total"]) for node in cluster.state("nodes") if node["state"] == "DEAD"}
+    assert gone == {"cpu", "gpu"}
 
 
 def packed(folder: Path, target: Path) -> dict[str, int]:

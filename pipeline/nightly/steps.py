@@ -78,7 +78,7 @@ def _look_at(scored: str, config: Config) -> tuple[dict[str, Any], Profile]:
     for url, schema in dataset.schemas.items():
         facts = file_facts(schema.metadata)
         if facts is None:
-            raise OutputError(f"{url} is not a file of capsieve's: move it")
+            raise OutputError(f"{url} is damaged, or not a file of capsieve's: delete it")
         counts += facts.counts
         tallies |= facts.tallies
     histograms = Histograms()

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 MARK = "CAPSIEVE_CLUSTER"  # in the environment of every process of the cluster
-WORKERS = {"cpu": {"CPU": 2}, "gpu": {"CPU": 1, "GPU": 1}}  # nobody looks whether there is a GPU
+WORKERS = {"cpu": {"CPU": 2}, "gpu": {"CPU": 2, "GPU": 1}}  # nobody looks whether there is a GPU
 STORE_BYTES = 150 * 1024**2
-IDLE_MINUTES = 0.1
+IDLE_MINUTES = 0.15
+HEAD_ID = "f" * 51 + "00000"  # of the head, as the fake provider knows it
 
 
 def main(folder: Path) -> None:
@@ -31,6 +32,10 @@ def main(folder: Path) -> None:
     mark = uuid.uuid4().hex
     os.environ |= {MARK: mark, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     os.environ |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_JOB_STOP_WAIT_TIME_S": "30"}
+    # The second autoscaler, as `ray up` and KubeRay have it. The first one knows machines by their addresses, and these have
+    # one between them: it would never find out that one is idle.
+    os.environ |= {"RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": HEAD_ID}
+    os.environ["RAY_OVERRIDE_NODE_ID_FOR_TESTING"] = HEAD_ID
     os.environ["RAY_TMPDIR"] = str(folder)  # else the default cluster of this machine's user would become this one
     from ray.cluster_utils import Cluster
     from ray.util import get_node_ip_address
@@ -77,9 +82,11 @@ def autoscaler_config(gcs_address: str) -> dict[str, Any]:
         "upscaling_speed": 100,
         "docker": {},
         "provider": {
-            "type": "fake_multinode",
+            "type": "external",  # "fake_multinode" would read a file that Ray's wheel lacks
             "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
             "gcs_address": gcs_address,
+            "launch_multiple": True,
+            "head_node_id": HEAD_ID,
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
         },

@@ -20,7 +20,7 @@ class PlanConfig(Section):
     pilot: bool = True
     """Start Ray and score a few rows through it, to see how long starting takes here. Off: constants, and no Ray."""
     instances: str = ""
-    """YAML file of machines and prices; empty: configs/instances.yaml as shipped, whose figures are assumptions: edit a copy."""
+    """YAML file of machines and prices; empty: configs/instances.yaml as shipped, all of it assumptions: edit a copy."""
     machines: int = Field(default=1, ge=1)
     """So many machines of each kind work together, under one driver."""
 

@@ -24,13 +24,14 @@ from pipeline.output import Counts, Output
 from pipeline.planning.estimate import Costs
 from pipeline.planning.sample import head
 from pipeline.records import Chunk
-from pipeline.schema import ScorerProtocol
+from pipeline.schema import ScorerProtocol, Status
 from pipeline.sizing import Resources, settled
 from pipeline.stages import image_blocks, score_images
 
 SLOW_S = 1.0  # a download that takes longer is the tail of its chunk; hundreds of others end beside it
 WARM_ROWS = 4  # connections are made, decoders and their imports started: once a process, and not a row's cost
 WARM_IMAGES = 2  # scored before the clock runs: memory is taken, weights are laid out
+WARM_BATCH_S = 2.0  # a whole batch is scored as well, if it takes no longer
 FETCH_SHARE = 0.4  # of `plan.seconds`, at most; scoring gets the rest
 MOST_PIXELS = 512 * 1024 * 1024  # bytes of decoded images that wait here to be scored
 STORES = ("s3", "s3a", "gs", "gcs", "az")
@@ -55,33 +56,30 @@ def measure(
     `output`: a folder of ours, where parts are written. Raises what the stages raise: StorageError and ManifestError where the
     manifest cannot be read, CheckpointError where the model cannot be loaded.
     """
-    config = settled(config, resources._replace(block_rows=resources.batch_size))
-    fetched = _fetch(config, sample, image_size)
+    fetched = _fetch(settled(config, resources._replace(block_rows=resources.batch_size)), sample, image_size)
+    images = pa.concat_tables([block.drop_columns(["pixels"]) for block in fetched.tables])
+    rows_of = pc.list_value_length(images["rows"]).to_numpy()
+    rows, counts = int(rows_of.sum()), _counts(images, rows_of)
     began = time.perf_counter()
     scorer = make_scorer()
     load_s = time.perf_counter() - began
-    scored = _score(config, fetched.tables, scorer, sample.captions_are_lists)
-    began = time.process_time()
-    for table in scored.tables:
-        out.stage(output, sample.shards, table)
-    write_core_s = time.process_time() - began
-    images = pa.concat_tables([block.drop_columns(["pixels"]) for block in fetched.tables])
-    rows_of = pc.list_value_length(images["rows"]).to_numpy()
-    rows, rows_scored = int(rows_of.sum()), sum(table.num_rows for table in scored.tables)
+    scored = _score(config, fetched.tables, scorer, resources.batch_size, sample.captions_are_lists)
+    rows_scored = sum(table.num_rows for table in scored.tables)
+    scored_share = counts[Status.SUCCESS, None] / rows  # rows without pixels pass a replica in no time
     downloads = images["fetch_s"].to_numpy()
     slow = downloads > SLOW_S
     quick = downloads[(downloads > 0) & ~slow]
     return Costs(
         rows=rows,
         rows_scored=rows_scored,
-        counts=_counts(images, rows_of),
+        counts=counts,
         bytes_read=pc.sum(images["bytes_read"]).as_py() / rows,
         stored_share=_stored_share(config, sample),
         fetch_core_s=fetched.core_s / rows,
         decode_core_s=pc.sum(images["decode_s"]).as_py() / rows,
-        score_s=scored.clock_s / rows_scored,
-        score_core_s=scored.core_s / rows_scored,
-        write_core_s=write_core_s / rows_scored,
+        score_s=scored.clock_s / max(1, rows_scored) * scored_share,
+        score_core_s=scored.core_s / max(1, rows_scored) * scored_share,
+        write_core_s=_write(scored.tables, sample, output, resources.block_rows) if rows_scored else 0.0,
         load_s=load_s,
         wait_s=float(quick.mean()) if quick.size else 0.0,
         slow_share=float(slow.sum()) / rows,
@@ -108,16 +106,34 @@ def _blocks(config: Config, sample: Manifest, index: int, image_size: int) -> li
     return list(image_blocks(chunk, sample, config, image_size))
 
 
-def _score(config: Config, blocks: list[pa.Table], scorer: ScorerProtocol, lists: bool) -> _Spent:
-    """Score blocks while there is time; at least one."""
-    with_pixels = next((block for block in blocks if block["pixels"].null_count < block.num_rows), blocks[0])
-    score_images(with_pixels.slice(0, WARM_IMAGES), scorer, lists=lists)
+def _score(config: Config, blocks: list[pa.Table], scorer: ScorerProtocol, batch_size: int, lists: bool) -> _Spent:
+    """Score images in whole batches, while there is time; at least one. A batch that is not full has another price."""
+    images = pa.concat_tables(blocks)
+    images = images.filter(pc.is_valid(images["pixels"])).combine_chunks()
+    batches = [images.slice(start, batch_size) for start in range(0, images.num_rows, batch_size)]
+    batches = batches[: max(1, images.num_rows // batch_size)]
+    if not images.num_rows:
+        return _Spent([], 0.0, 0.0)
+    began = time.perf_counter()
+    score_images(images.slice(0, WARM_IMAGES), scorer, lists=lists)
+    if (time.perf_counter() - began) * batch_size / WARM_IMAGES < WARM_BATCH_S:
+        score_images(batches[0], scorer, lists=lists)  # kernels for a whole batch, too
     began, core_began = time.perf_counter(), time.process_time()
     limit_s = config.plan.seconds * (1 - FETCH_SHARE)
-    # the first block whatever it takes, the next ones while there is time left
-    timely = takewhile(lambda block: block is blocks[0] or time.perf_counter() - began < limit_s, blocks)
-    tables = [score_images(block, scorer, lists=lists) for block in timely]
+    timely = takewhile(lambda batch: batch is batches[0] or time.perf_counter() - began < limit_s, batches)
+    tables = [score_images(batch, scorer, lists=lists) for batch in timely]
     return _Spent(tables, time.perf_counter() - began, time.process_time() - core_began)
+
+
+def _write(scored: list[pa.Table], sample: Manifest, output: Output, block_rows: int) -> float:
+    """Core-seconds a row of parts as large as a run's."""
+    rows = pa.concat_tables(scored).combine_chunks()
+    out.stage(output, sample.shards, rows.slice(0, 1))  # warm
+    rows = rows.set_column(0, "shard", pa.array([0] * rows.num_rows, pa.int32()))  # a part is of one shard; any will do
+    began = time.process_time()
+    for start in range(0, rows.num_rows, block_rows):
+        out.stage(output, sample.shards, rows.slice(start, block_rows))
+    return (time.process_time() - began) / int(rows.num_rows)
 
 
 def _counts(images: pa.Table, rows: npt.NDArray[Any]) -> Counts:

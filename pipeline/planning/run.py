@@ -21,9 +21,9 @@ from pipeline.errors import ConfigError, ManifestError
 from pipeline.manifest import Manifest
 from pipeline.model.facts import ModelInfo
 from pipeline.planning import pilot
-from pipeline.planning.estimate import Estimate, Machine, Starts, estimate
+from pipeline.planning.estimate import Costs, Estimate, Machine, Starts, estimate
 from pipeline.planning.instances import Catalogue, Instance, read_catalogue
-from pipeline.planning.measure import Costs, measure
+from pipeline.planning.measure import measure
 from pipeline.planning.sample import sample
 from pipeline.run import Checked, Listener, check, load_scorer
 from pipeline.sizing import Cluster, Resources, Work

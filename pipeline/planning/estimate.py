@@ -146,11 +146,13 @@ def estimate(costs: Costs, machine: Machine, starts: Starts, *, rows: int, image
     resources = machine.resources
     found = rates(costs, machine, image_bytes=image_bytes, in_flight=in_flight)
     per_row = cpu_costs(costs, resources, image_bytes)
-    # Fetch tasks begin while replicas load the model: what they have to wait for is over by then, or ends after it.
+    # Fetch tasks begin while replicas load the model: what they wait for then is waited for anyway.
     waves = math.ceil(rows / (resources.chunk_rows * resources.fetch_tasks))
-    fetched_s = starts.stream_s - starts.load_s + waves * chunk_s(costs, min(rows, resources.chunk_rows), in_flight)
+    waited_s = max(waves * chunk_s(costs, min(rows, resources.chunk_rows), in_flight), _over(rows, found.network))
     last_block_s = min(rows, resources.block_rows) * machine.score_s
-    stream_s = max(starts.stream_s + _over(rows, found.rows_per_s), fetched_s + last_block_s) if rows else 0.0
+    fetched_s = starts.stream_s - starts.load_s + waited_s + last_block_s
+    worked_s = starts.stream_s + rows / min(found.cpu, found.score, found.driver)
+    stream_s = max(worked_s, fetched_s) if rows else 0.0
     wall_s = starts.program_s + starts.ray_s + stream_s + starts.end_s
     gpus = resources.replicas if resources.device == "cuda" else 0
     others_s = sum(seconds for name, seconds in per_row.items() if name != "score")

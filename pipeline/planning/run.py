@@ -189,9 +189,10 @@ def make_plan(config: Config, listener: Listener) -> RunPlan:
 
 
 def _writing_to(config: Config, folder: str) -> Config:
-    """The settings with an output of ours: what they name is neither read nor written."""
-    own = {"path": f"{folder}/out", "overwrite": False, "retry": []}
-    return config.model_copy(update={"output": config.output.model_copy(update=own)})
+    """The settings with an output of ours, and without machines to wait for: a plan neither writes nor starts any."""
+    output = config.output.model_copy(update={"path": f"{folder}/out", "overwrite": False, "retry": []})
+    compute = config.compute.model_copy(update={"wait_for_gpus": 0, "wait_for_cpus": 0})
+    return config.model_copy(update={"output": output, "compute": compute})
 
 
 @contextmanager

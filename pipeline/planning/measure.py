@@ -13,6 +13,7 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -66,9 +67,7 @@ def measure(
     scored = _score(config, fetched.tables, scorer, resources.batch_size, sample.captions_are_lists)
     rows_scored = sum(table.num_rows for table in scored.tables)
     scored_share = counts[Status.SUCCESS, None] / rows  # rows without pixels pass a replica in no time
-    downloads = images["fetch_s"].to_numpy()
-    slow = downloads > SLOW_S
-    quick = downloads[(downloads > 0) & ~slow]
+    waits = _waits(images["fetch_s"].to_numpy())
     return Costs(
         rows=rows,
         rows_scored=rows_scored,
@@ -81,10 +80,23 @@ def measure(
         score_core_s=scored.core_s / max(1, rows_scored) * scored_share,
         write_core_s=_write(scored.tables, sample, output, resources.block_rows) if rows_scored else 0.0,
         load_s=load_s,
-        wait_s=float(quick.mean()) if quick.size else 0.0,
-        slow_share=float(slow.sum()) / rows,
-        slow_s=float(downloads[slow].mean()) if slow.any() else 0.0,
+        wait_s=waits.wait_s,
+        slow_share=waits.slow / rows,
+        slow_s=waits.slow_s,
     )
+
+
+class _Waits(NamedTuple):
+    wait_s: float
+    slow: int
+    slow_s: float
+
+
+def _waits(downloads: npt.NDArray[np.float32]) -> _Waits:
+    """Means of the quick downloads, and of the slow ones. Bytes in the row take no time and count as neither."""
+    slow = downloads[downloads > SLOW_S]
+    quick = downloads[(downloads > 0) & (downloads <= SLOW_S)]
+    return _Waits(float(quick.mean()) if quick.size else 0.0, len(slow), float(slow.mean()) if slow.size else 0.0)
 
 
 def _fetch(config: Config, sample: Manifest, image_size: int) -> _Spent:

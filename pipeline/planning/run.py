@@ -163,17 +163,7 @@ def make_plan(config: Config, listener: Listener) -> RunPlan:
         check_s = time.monotonic() - began
         if not checked.manifest.rows:
             raise ManifestError("the manifest has no rows: there is nothing to plan")
-        joining = time.monotonic()
-        with _cluster(checked, listener) as resources:
-            ray_s = time.monotonic() - joining
-            costs = _measure(checked, resources, listener)
-            starts = ASSUMED
-            if config.plan.pilot:
-                flown = _pilot(checked, resources, listener)
-                starts = Starts(check_s + pilot.program_s(), ray_s, flown.first_s, costs.load_s, flown.end_s, measured=True)
-            leaving = time.monotonic()
-        if config.plan.pilot:
-            starts = starts._replace(end_s=starts.end_s + time.monotonic() - leaving)
+        resources, costs, starts = _look_here(checked, check_s, listener)
     planned = _Planned(checked, resources, costs, starts, catalogue, _gpus_here())
     return RunPlan(
         checked.manifest,
@@ -186,6 +176,29 @@ def make_plan(config: Config, listener: Listener) -> RunPlan:
         requests_usd=checked.manifest.rows * costs.stored_share / 1e6 * catalogue.requests.get_usd_per_million,
         planning_s=time.monotonic() - began,
     )
+
+
+class _Here(NamedTuple):
+    resources: Resources
+    costs: Costs
+    starts: Starts
+
+
+def _look_here(checked: Checked, check_s: float, listener: Listener) -> _Here:
+    """Measure the stages and, with a pilot, what starting and ending take. `check_s`: what looking at the manifest took."""
+    joining = time.monotonic()
+    starts = ASSUMED
+    with _cluster(checked, listener) as resources:
+        ray_s = time.monotonic() - joining
+        costs = _measure(checked, resources, listener)
+        if checked.config.plan.pilot:
+            flown = _pilot(checked, resources, listener)
+            stream_s = max(0.0, flown.first_s - costs.score_s)  # a row was scored in it
+            starts = Starts(check_s + pilot.program_s(), ray_s, stream_s, costs.load_s, flown.end_s, measured=True)
+        leaving = time.monotonic()
+    if starts.measured:
+        starts = starts._replace(end_s=starts.end_s + time.monotonic() - leaving)
+    return _Here(resources, costs, starts)
 
 
 def _writing_to(config: Config, folder: str) -> Config:

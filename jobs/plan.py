@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 
 from console import Console, interrupts_raise, report_errors
@@ -25,6 +26,7 @@ from pipeline.planning.estimate import Binds, Estimate
 from pipeline.planning.run import Offer, RunPlan, make_plan
 
 TABLE_WIDTH = 140  # also where there is no terminal: a table that wraps cannot be read or searched
+BUSY_LOAD = 2.0  # a core: a plan's own work comes to some 1.5
 ADVICE = {
     Binds.NETWORK: "the network: images come no faster",
     Binds.DOWNLOADS: "waiting for hosts: more fetch tasks, or more downloads in flight, would make it faster",
@@ -57,6 +59,10 @@ def show(plan: RunPlan) -> None:
         f"{rows:,} rows, {_bytes(rows * costs.bytes_read)} to fetch; {costs.rows:,} rows fetched and {costs.rows_scored:,} "
         f"scored for this, in {_time(plan.planning_s)}"
     )
+    if plan.load > BUSY_LOAD * (os.cpu_count() or 1):
+        out.print(
+            f"[yellow]other work ran here meanwhile (load {plan.load:.1f}): measured times are too long for an idle machine[/]"
+        )
     out.print()
     out.print(_expected(plan))
     out.print()

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.columns import Columns
+from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.manifest import FileInfo, Manifest, Shard
 from pipeline.planning.estimate import Binds, Costs, Machine, Starts, chunk_s, estimate, rates
 from pipeline.planning.instances import read_catalogue
+from pipeline.planning.measure import measure
 from pipeline.planning.sample import PLACES, head, sample
+from pipeline.run import Checked, check
 from pipeline.sizing import Resources
+from tests.echo import EchoScorer
+from tests.test_preview import Silent
+from tests.test_score_job import png
+from tests.tiny import tiny_checkpoint
 
 # Base at 384 px on 2 cores: 0.9 s a row of both of them; images fetched and decoded in 3 ms of one.
 COSTS = Costs(
@@ -140,6 +149,43 @@ def test_a_sample_is_spread_over_the_manifest() -> None:
     few = head(found, 4, 4)
     assert [shard.rows for shard in few.shards] == [1, 1, 1, 1]
     assert head(found, 4, 1).rows == 4
+
+
+# ------------------------------------------------------------------ measure
+
+
+@pytest.fixture
+def checked(tmp_path: Path) -> Checked:
+    """30 rows: two name each picture, ten none that there is."""
+    (tmp_path / "in").mkdir()
+    for number in range(10):
+        (tmp_path / "in" / f"{number}.png").write_bytes(png(20 * number))
+    urls = [f"{n // 2}.png" for n in range(20)] + [f"gone{n}.png" for n in range(10)]
+    pq.write_table(pa.table({"url": urls, "caption": ["a caption"] * 30}), tmp_path / "in" / "m.parquet")
+    sections = {
+        "input": {"manifest": str(tmp_path / "in")},
+        "output": {"path": str(tmp_path / "out"), "image_embedding": True},
+        "model": {"checkpoint": tiny_checkpoint(tmp_path)},
+    }
+    return check(Config.model_validate(sections), Silent())
+
+
+def test_stages_are_measured_by_row_whatever_becomes_of_it(checked: Checked) -> None:
+    resources = CPU._replace(batch_size=4, block_rows=8)
+    found = measure(checked.config, checked.manifest, checked.output, resources, 32, EchoScorer)
+    assert (found.rows, found.rows_scored, found.success_share) == (30, 16, pytest.approx(2 / 3)), "whole batches of images"
+    assert found.counts == {("success", None): 20, ("failed_to_download", "not found"): 10}
+    assert found.bytes_read == pytest.approx(10 * len(png(0)) / 30, rel=0.5)
+    assert min(found.fetch_core_s, found.decode_core_s, found.score_s, found.write_core_s) > 0
+    assert (found.slow_share, found.stored_share) == (0, 0)
+
+
+def test_a_manifest_of_dead_links_has_a_plan_without_scores(checked: Checked) -> None:
+    (shard,) = checked.manifest.shards
+    dead = replace(checked.manifest, shards=(replace(shard, first_row=20, rows=10),), rows=10)
+    found = measure(checked.config, dead, checked.output, CPU, 32, EchoScorer)
+    assert (found.rows_scored, found.success_share, found.score_s) == (0, 0, 0)
+    assert math.isfinite(estimate_of(found, Machine(CPU, found.score_s), 10).wall_s)
 
 
 # ------------------------------------------------------------------ instances

@@ -7,6 +7,7 @@ the figures.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -64,7 +65,11 @@ def measure(
     began = time.perf_counter()
     scorer = make_scorer()
     load_s = time.perf_counter() - began
-    scored = _score(config, fetched.tables, scorer, resources.batch_size, sample.captions_are_lists)
+    limit_s = config.plan.seconds * (1 - FETCH_SHARE)
+    score = functools.partial(
+        score_images, scorer=scorer, lists=sample.captions_are_lists, embedding_dim=_embedding_dim(output)
+    )
+    scored = _score(fetched.tables, score, resources.batch_size, limit_s)
     rows_scored = sum(table.num_rows for table in scored.tables)
     scored_share = counts[Status.SUCCESS, None] / rows  # rows without pixels pass a replica in no time
     waits = _waits(images["fetch_s"].to_numpy())
@@ -118,7 +123,14 @@ def _blocks(config: Config, sample: Manifest, index: int, image_size: int) -> li
     return list(image_blocks(chunk, sample, config, image_size))
 
 
-def _score(config: Config, blocks: list[pa.Table], scorer: ScorerProtocol, batch_size: int, lists: bool) -> _Spent:
+def _embedding_dim(output: Output) -> int | None:
+    """Width of the embeddings that are written; None where none are."""
+    if "image_embedding" not in output.scores.names:
+        return None
+    return int(output.scores.field("image_embedding").type.list_size)
+
+
+def _score(blocks: list[pa.Table], score: Callable[[pa.Table], pa.Table], batch_size: int, limit_s: float) -> _Spent:
     """Score images in whole batches, while there is time; at least one. A batch that is not full has another price."""
     images = pa.concat_tables(blocks)
     images = images.filter(pc.is_valid(images["pixels"])).combine_chunks()
@@ -127,13 +139,12 @@ def _score(config: Config, blocks: list[pa.Table], scorer: ScorerProtocol, batch
     if not images.num_rows:
         return _Spent([], 0.0, 0.0)
     began = time.perf_counter()
-    score_images(images.slice(0, WARM_IMAGES), scorer, lists=lists)
+    score(images.slice(0, WARM_IMAGES))
     if (time.perf_counter() - began) * batch_size / WARM_IMAGES < WARM_BATCH_S:
-        score_images(batches[0], scorer, lists=lists)  # kernels for a whole batch, too
+        score(batches[0])  # kernels for a whole batch, too
     began, core_began = time.perf_counter(), time.process_time()
-    limit_s = config.plan.seconds * (1 - FETCH_SHARE)
     timely = takewhile(lambda batch: batch is batches[0] or time.perf_counter() - began < limit_s, batches)
-    tables = [score_images(batch, scorer, lists=lists) for batch in timely]
+    tables = [score(batch) for batch in timely]
     return _Spent(tables, time.perf_counter() - began, time.process_time() - core_began)
 
 

@@ -103,6 +103,7 @@ class RunPlan(NamedTuple):
     offers: list[Offer]
     requests_usd: float  # of all GETs, on any machine
     planning_s: float
+    load: float  # processes that wanted a core while this was measured, this one included: more than cores, and all is slow
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""
@@ -111,7 +112,12 @@ class RunPlan(NamedTuple):
             "rows": rows,
             "bytes": round(rows * costs.bytes_read),
             "model": self.model._asdict(),
-            "sample": {"rows": costs.rows, "rows_scored": costs.rows_scored, "planning_s": round(self.planning_s, 3)},
+            "sample": {
+                "rows": costs.rows,
+                "rows_scored": costs.rows_scored,
+                "planning_s": round(self.planning_s, 3),
+                "load": self.load,
+            },
             "expected": [
                 {"status": status, "reason": reason, "sampled": sampled, "rows": round(rows * sampled / costs.rows)}
                 for (status, reason), sampled in sorted(costs.counts.items(), key=str)
@@ -133,11 +139,15 @@ def _estimate_json(found: Estimate) -> dict[str, Any]:
         "rows_per_s": found.rates.rows_per_s,
         "binds": found.rates.binds,
         "gpu_hours": found.gpu_hours,
-        "cores_a_replica": found.cores_a_replica,
+        "cores_a_replica": _finite(found.cores_a_replica),
         "cpu_s": found.cpu_s,
-        # no limit is none: JSON has no infinity
-        "rates": {name: rate if math.isfinite(rate) else None for name, rate in found.rates._asdict().items()},
+        "rates": {name: _finite(rate) for name, rate in found.rates._asdict().items()},
     }
+
+
+def _finite(number: float) -> float | None:
+    """No limit is none: JSON has no infinity."""
+    return number if math.isfinite(number) else None
 
 
 def _offer_json(offer: Offer) -> dict[str, Any]:
@@ -175,6 +185,7 @@ def make_plan(config: Config, listener: Listener) -> RunPlan:
         offers=[_offer(planned, instance) for instance in catalogue.instances],
         requests_usd=checked.manifest.rows * costs.stored_share / 1e6 * catalogue.requests.get_usd_per_million,
         planning_s=time.monotonic() - began,
+        load=os.getloadavg()[0],
     )
 
 

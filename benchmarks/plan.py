@@ -25,7 +25,7 @@ from typing import Any
 from harness import publish
 from stream import BUCKET, bucket_of
 
-from pipeline.local_s3 import LocalS3
+from pipeline.local_s3 import LocalS3, die_with_us
 from pipeline.model import BLIP_ITM, save_checkpoint
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
@@ -67,7 +67,8 @@ def base_run(rows: int) -> Iterator[tuple[str, list[str]]]:
 def program(name: str, *flags: str) -> tuple[dict[str, Any], float]:
     """Run a program; returns what it says as JSON, and its seconds."""
     began = time.monotonic()
-    done = subprocess.run([sys.executable, str(JOBS / name), *flags, "--json"], stdout=subprocess.PIPE, check=True)
+    command = die_with_us([sys.executable, str(JOBS / name), *flags, "--json"])
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout), time.monotonic() - began
 
 

@@ -10,8 +10,8 @@ import sys
 
 from harness import publish
 
-from pipeline.explainer import load_explainer
-from pipeline.scene_localisation import Pointing, localise
+from pipeline.explain.explainer import load_explainer
+from pipeline.scenes.localisation import Pointing, localise
 from pipeline.scenes.scene import TEST
 
 

@@ -4,8 +4,8 @@
 
 The real graph with pixels made on the fly (64 px) and a scorer of zeros, each size in a process and a cluster of its own, and
 blocks of 128 images, a quarter of what a GPU gets. What counts is the third against the second: the second has filled every
-queue. Of processes, anonymous memory is counted: their own, without libraries and the object store's pages; the object store
-says itself what it holds.
+queue. Of processes, anonymous memory is counted: their own, without libraries and the object store's pages; of the object
+store, what the machine's shared memory grew by.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import flow
-import ray
 from harness import publish
-from ray._private.internal_api import get_memory_info_reply, get_state_from_address  # the only way without a dashboard
 
 from pipeline import cluster
 from pipeline.commandline import load
@@ -35,79 +33,106 @@ MIB = 1024 * 1024
 PARTS = ("driver", "largest worker", "object store")
 
 
-class Peaks(threading.Thread):
-    """Samples until told to stop; peaks in bytes."""
+class Watch(threading.Thread):
+    """Samples a driver and what it started until told to stop; peaks in bytes.
 
-    def __init__(self) -> None:
+    From outside: asking Ray costs the asking process memory, and so does making a manifest.
+    """
+
+    def __init__(self, driver: int) -> None:
         super().__init__(daemon=True)
         self.bytes = dict.fromkeys(PARTS, 0)
         self.ended = threading.Event()
+        self._driver = driver
+        self._shared_before = shared_memory()
 
     def run(self) -> None:
         """Sample once a second."""
         while not self.ended.wait(INTERVAL_S):
-            for name, value in sample().items():
+            for name, value in self._sample().items():
                 self.bytes[name] = max(self.bytes[name], value)
 
-
-def sample() -> dict[str, int]:
-    """Bytes now: this process, the largest of Ray's worker processes, what the object store holds."""
-    own = Path("/proc/self/status").read_text()
-    largest = 0
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            text = (folder / "status").read_text()
-        except (FileNotFoundError, ProcessLookupError):  # it has ended
-            continue
-        if text.startswith("Name:\tray::"):
-            largest = max(largest, field(text, "RssAnon"))
-    store = get_memory_info_reply(get_state_from_address(ray.get_runtime_context().gcs_address)).store_stats
-    return {"driver": field(own, "RssAnon"), "largest worker": largest, "object store": store.object_store_bytes_used}
+    def _sample(self) -> dict[str, int]:
+        """Bytes now: the driver, its largest worker, what the machine's shared memory has grown by."""
+        workers = [text for text in descendants(self._driver) if text.startswith("Name:\tray::")]
+        return {
+            "driver": field(status(self._driver), "RssAnon"),
+            "largest worker": max((field(text, "RssAnon") for text in workers), default=0),
+            "object store": shared_memory() - self._shared_before,
+        }
 
 
-def field(status: str, name: str) -> int:
-    """Bytes of a field of /proc/PID/status; 0 where a process has none any more."""
-    line = next((line for line in status.splitlines() if line.startswith(name + ":")), f"{name}: 0 kB")
-    return int(line.split()[1]) * 1024
+def descendants(process: int) -> list[str]:
+    """/proc/PID/status of all that a process started, directly or not."""
+    texts = [status(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+    family, found = {process}, list[str]()
+    while children := [text for text in texts if field(text, "PPid", 1) in family and field(text, "Pid", 1) not in family]:
+        found += children
+        family |= {field(text, "Pid", 1) for text in children}
+    return found
+
+
+def shared_memory() -> int:
+    """Bytes of shared memory on this machine."""
+    return field(Path("/proc/meminfo").read_text(), "Shmem")
+
+
+def status(process: int | str) -> str:
+    """/proc/PID/status; empty once the process has ended."""
+    try:
+        return Path(f"/proc/{process}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def field(text: str, name: str, unit: int = 1024) -> int:
+    """Bytes of a field of /proc/PID/status, or a number without `unit`; 0 where a process has none any more."""
+    line = next((line for line in text.splitlines() if line.startswith(name + ":")), f"{name}: 0 kB")
+    return int(line.split()[1]) * unit
+
+
+def drive(folder: str) -> None:
+    """One stream in this process; tells what came of it."""
+    config = load(
+        None,
+        {
+            "input": {"manifest": f"{folder}/manifest"},
+            "output": {"path": f"{folder}/out"},
+            "model": {"image_size": SIDE},
+            "compute": {"block_rows": 128},
+        },
+    )
+    with cluster.joined(config):
+        found = flow.stream(config, flow.ZeroScorer, flow.make_blocks)
+        print(json.dumps({"blocks": found.blocks + 1, "rows_per_s": found.rows_per_s}), flush=True)
 
 
 def measure(rows: int) -> dict[str, Any]:
-    """One stream in this process."""
+    """One stream in a process of its own, watched by this one."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
     with tempfile.TemporaryDirectory() as folder:
-        manifest = flow.write_manifest(Path(folder) / "manifest", [f"{number}.jpg" for number in range(rows)])
-        config = load(
-            None,
-            {
-                "input": {"manifest": manifest},
-                "output": {"path": f"{folder}/out"},
-                "model": {"image_size": SIDE},
-                "compute": {"block_rows": 128},
-            },
-        )
-        with cluster.joined(config):
-            peaks = Peaks()
-            peaks.start()
-            found = flow.stream(config, flow.ZeroScorer, flow.make_blocks)
-            peaks.ended.set()
-            peaks.join()
-    return {"rows": rows, "blocks": found.blocks + 1, "rows_per_s": found.rows_per_s, **peaks.bytes}
+        flow.write_manifest(Path(folder) / "manifest", [f"{number}.jpg" for number in range(rows)])
+        command = [sys.executable, __file__, "--drive", folder]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as driver:
+            assert driver.stdout is not None
+            watch = Watch(driver.pid)
+            watch.start()
+            found = json.loads(driver.stdout.readline())
+            watch.ended.set()
+            watch.join()
+    return {"rows": rows, **found, **watch.bytes}
 
 
 def main(argv: list[str]) -> int:
     """Run the benchmark: itself, once a size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--drive", metavar="FOLDER", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    if options.one:
-        print(json.dumps(measure(options.one)))
+    if options.drive:
+        drive(options.drive)
         return 0
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
-    found = []
-    for rows in options.rows:
-        command = [sys.executable, __file__, "--one", str(rows)]
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, timeout=600)
-        found.append(json.loads(done.stdout.splitlines()[-1]))
+    found = [measure(rows) for rows in options.rows]
     table = [
         [f"{one['rows']:,}", str(one["blocks"]), *(f"{one[name] / MIB:,.0f} MiB" for name in PARTS), growth(found, index)]
         for index, one in enumerate(found)

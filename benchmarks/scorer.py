@@ -28,7 +28,7 @@ from transformers import BlipForImageTextRetrieval
 
 from pipeline.device import MEAN, STD, choose_precision
 from pipeline.model import BLIP_ITM, load_model, save_checkpoint
-from pipeline.scene_evaluation import HEADS, score_scenes
+from pipeline.scenes.evaluation import HEADS, score_scenes
 from pipeline.scenes.scene import SPLITS
 from pipeline.scorer import Scorer
 

@@ -7,7 +7,7 @@
 A labelled manifest is Parquet with images (a column of URLs, paths or bytes), captions, and labels (0/1, true/false, good/bad).
 Prints for both heads the AUC, the average precision, and precision and recall at the thresholds given, or at those that keep
 99, 95, 90, 75 and 50 % of the good pairs; each with its 95 % bootstrap interval, images resampled with all their pairs. Needs
-no Ray. Exit codes: 0 done; 2 a mistake in settings or data, one line on stderr; 1 a bug.
+no Ray. Exit codes: 0 done; 2 a mistake in settings or data, one line on stderr; 130 and 143 interrupted; 1 a bug.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from pipeline.commandline import new_parser, parse
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.evaluate import HeadMetrics, Interval, evaluate_head
-from pipeline.scene_evaluation import SceneRow, scene_table, score_scenes
+from pipeline.model.facts import storage_options
+from pipeline.scenes.evaluation import SceneRow, scene_table, score_scenes
 from pipeline.scenes.scene import SPLITS
 
 BATCH_SIZE = 64  # images of one model call; the scorer halves it where memory runs out
@@ -43,12 +44,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--itc-threshold", metavar="COS", type=float, action="append", help="of itc_similarity; may be repeated"
     )
-    parser.add_argument("--resamples", type=int, default=1_000, help="bootstrap samples (default: %(default)s)")
+    parser.add_argument("--resamples", metavar="N", type=int, default=1_000, help="bootstrap samples (default: %(default)s)")
     parser.add_argument(
         "--scenes", choices=sorted(SPLITS), help="evaluate on a split of the rendered scenes instead of a manifest"
     )
     parser.add_argument(
-        "--scene-count", type=int, default=4_000, help="scenes, with three captions each (default: %(default)s)"
+        "--scene-count", metavar="N", type=int, default=4_000, help="scenes, with three captions each (default: %(default)s)"
     )
     with report_errors("evaluate"), interrupts_raise():
         config, options = parse(parser, argv)
@@ -85,6 +86,7 @@ def _scorer(config: Config) -> Any:
             batch_size=config.compute.batch_size or BATCH_SIZE,
             compile=model.compile,
             tf32=model.tf32,
+            storage_options=storage_options(model.checkpoint, config.storage),
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None

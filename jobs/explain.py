@@ -21,11 +21,11 @@ from rich.console import Console
 from pipeline.commandline import new_parser, parse
 from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.explain import ExplainSummary, explain
+from pipeline.explain.run import ExplainSummary, explain
 from pipeline.model.facts import storage_options
 
 if TYPE_CHECKING:
-    from pipeline.explainer import Explainer
+    from pipeline.explain.explainer import Explainer
 
 
 def main(argv: list[str]) -> int:
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
 
 def make_explainer(config: Config) -> Explainer:
     """Load the model. Raises ConfigError for a device or layer that it does not have."""
-    from pipeline.explainer import load_explainer  # torch: not before the settings are checked
+    from pipeline.explain.explainer import load_explainer  # torch: not before the settings are checked
 
     model = config.model
     try:

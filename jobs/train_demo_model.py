@@ -29,12 +29,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.errors import ConfigError
 from pipeline.evaluate import roc_auc
-from pipeline.scene_evaluation import score_scenes
 from pipeline.scenes.cache import cached_pixels
+from pipeline.scenes.evaluation import score_scenes
 from pipeline.scenes.scene import TRAIN, VALIDATION
+from pipeline.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from pipeline.training import Recipe, StepReport, Trainer
+    from pipeline.training.trainer import StepReport, Trainer
 
 LOG_EVERY_STEPS = 10
 SAVE_EVERY_S = 60.0
@@ -101,7 +102,7 @@ def train(options: argparse.Namespace) -> int:
     """Draw, train, write the model; returns the exit code."""
     import torch
 
-    from pipeline.training import Recipe, Trainer, export_model
+    from pipeline.training.trainer import Trainer, export_model
 
     torch.set_num_threads(options.threads)
     chosen = {name: getattr(options, name) for name in ("steps", "scenes", "seed") if getattr(options, name) is not None}

@@ -24,7 +24,7 @@ MOST_FAULTS = 50  # printed; --json has all
 
 def main(argv: list[str]) -> int:
     """Run the program; returns its exit code."""
-    parser = new_parser("verify.py", "Check an output of score.py against its manifest, row by row.")
+    parser = new_parser("verify.py", "Check an output of score.py against its manifest, row by row.", "OUTPUT")
     parser.add_argument("folder", metavar="OUTPUT", nargs="?", help="folder of the output; --output.path works as well")
     with report_errors("verify"):
         config, options = parse(parser, argv)

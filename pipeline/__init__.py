@@ -35,9 +35,8 @@ beside them
     nightly, nightly_settings             new partitions scored, filtered, reported, compared; an alarm where one differs
     drift, profiles                       whether a night looks like those before it; what is kept of a night for that
     evaluate, labelled                    AUC and its intervals; of a labelled manifest
-    explain, explainer, heatmap           why a score: rows chosen (`explain_rows`, `explain_source`), maps of words, pictures
-    scenes, training, scene_evaluation    rendered scenes, the demo model's training, its figures; `scene_localisation`: where
-                                          its heat maps point
+    explain                               why a score: rows chosen, maps of words, pictures
+    scenes, training                      rendered scenes, what a model makes of them; how the demo model learns from them
     local_s3                              a real S3 server on loopback, for the demo, tests and benchmarks
 
 This file imports nothing.

@@ -5,13 +5,14 @@ One of the two library modules that import Ray (`dataflow` is the other). Knows 
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -35,6 +36,7 @@ QUIET = {
 # Of a Ray started here. It ends workers that are idle for a second while there are more of them than CPUs, and tasks of half a
 # CPU need more: without this, every other fetch task begins with the start of a process and seconds of imports.
 KEPT_WORKERS = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
+_M_ARENA_MAX = -8  # of malloc.h
 
 
 @contextmanager
@@ -46,11 +48,14 @@ def joined(config: Config) -> Iterator[None]:
     for name, value in (QUIET | KEPT_WORKERS).items():
         os.environ.setdefault(name, value)
     address = config.compute.address or os.environ.get("RAY_ADDRESS")
+    _few_arenas()
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True  # else our own errors are lost in a wrapping that forgets its cause
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # a traceback of a hundred lines for whatever ends a stream, which is raised as well: a mistake or an outage is one line
+    logging.getLogger("ray.data._internal.execution.streaming_executor_state").setLevel(logging.CRITICAL)
     # "local", because without an address Ray joins whatever cluster `ray start` left on this machine
     options: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
     if ray.is_initialized():
@@ -65,6 +70,12 @@ def joined(config: Config) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _few_arenas() -> None:
+    """Of glibc's malloc: it gives each of Ray's thirty threads its own otherwise, and what is freed there stays there."""
+    with suppress(AttributeError):  # another libc
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 @contextmanager

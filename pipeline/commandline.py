@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -18,6 +19,8 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError
+
+NO_DEFAULT = re.compile(r" \(default: (None|\[\]|)\)$")
 
 
 class Invocation(NamedTuple):
@@ -36,14 +39,27 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see --help")
 
 
-def new_parser(prog: str, description: str) -> argparse.ArgumentParser:
-    """A parser with `--config` and `--json`; a program adds its own flags, then calls `parse`."""
+class _Help(argparse.HelpFormatter):
+    """Wide, and silent about defaults that are nothing."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=40, width=120)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return NO_DEFAULT.sub("", action.help) if action.help else action.help
+
+
+def new_parser(prog: str, description: str, operand: str = "") -> argparse.ArgumentParser:
+    """A parser with `--config` and `--json`; a program adds its own flags, then calls `parse`.
+
+    operand: what the usage line has before all flags.
+    """
     parser = _Parser(
         prog=prog,
         description=description,
         allow_abbrev=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=40, width=120),
-        usage="%(prog)s [--config FILE] [--section.key VALUE ...] [--json]",
+        formatter_class=_Help,
+        usage=" ".join(["%(prog)s", *operand.split(), "[--config FILE] [--section.key VALUE ...] [--json]"]),
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings; flags are laid over it")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object, and nothing else, on stdout")

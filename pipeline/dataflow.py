@@ -113,6 +113,7 @@ def build(
     score_options: dict[str, Any] = {"num_gpus": 1} if resources.device == "cuda" else {"num_cpus": REPLICA_CPUS}
 
     def fetch(batch: pa.Table) -> Iterator[pa.Table]:
+        _give_way()
         for item in batch.to_pylist():
             chunk = Chunk(item["shard"], tuple(zip(item["starts"], item["stops"], strict=True)))
             yield from timed_blocks(make_blocks(chunk, manifest, config, image_size))
@@ -140,6 +141,15 @@ def build(
         .map_batches(stage, batch_size=None, batch_format="pyarrow", num_cpus=STAGE_CPUS, max_retries=deaths)
     )
     return Stream(dataset, replicas)
+
+
+def _give_way() -> None:
+    """Let replicas on the same cores go first: a fetch task works ahead of them, and its blocks wait for them anyway.
+
+    Of Linux' 19 steps Ray's workers have 15. Holds for this thread and what it starts from now on, decoders above all.
+    """
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, 19)
 
 
 def set_limits(resources: Resources) -> None:

@@ -43,6 +43,12 @@ def bucket(s3_env: LocalS3) -> str:
     return f"s3://capsieve-tests/{uuid.uuid4().hex[:8]}"
 
 
+@pytest.fixture(params=["local", "s3"])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty folder on this machine, and then one in a bucket."""
+    return str(request.getfixturevalue("bucket")) if request.param == "s3" else str(tmp_path)
+
+
 @pytest.fixture
 def clean_env(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """No cloud credentials of whoever runs the tests, and none to be had from a cloud machine."""
@@ -66,6 +72,12 @@ def write_manifest() -> WriteManifest:
         return str(url)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of a model that takes no time: random weights."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="session")

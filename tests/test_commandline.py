@@ -123,3 +123,13 @@ def test_every_setting_is_documented(capsys: pytest.CaptureFixture[str]) -> None
         for name, setting in field.annotation.model_fields.items():  # type: ignore[union-attr]
             assert setting.description, f"{section}.{name}"
             assert f"--{section}.{name}" in help_text
+
+
+def test_help_is_silent_about_defaults_that_are_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(new_parser("program.py", "What it does.", "FOLDER"), ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.startswith("usage: program.py FOLDER [--config FILE] [--section.key VALUE ...] [--json] What it does.")
+    assert "--output.rows_per_output_file int" in text
+    assert "(default: 100000)" in text
+    assert not any(nothing in text for nothing in ("(default: None)", "(default: [])", "(default: )"))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.scene_evaluation import scene_captions
+from pipeline.scenes.evaluation import scene_captions
 from pipeline.scenes.render import render_jpeg
 from pipeline.scenes.scene import DEMO
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import json
 import os
 import signal
@@ -16,7 +15,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from pipeline import cluster, dataflow, run
 from pipeline.commandline import load
@@ -26,8 +24,8 @@ from pipeline.progress import Summary
 from pipeline.schema import Captions, Scores
 from pipeline.verify import verify
 from tests.echo import EchoScorer
+from tests.greys import png
 from tests.listeners import Silent
-from tests.tiny import tiny_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -56,17 +54,6 @@ class FaultyScorer(EchoScorer):
 def ray_cluster() -> Iterator[None]:
     with cluster.joined(Config()):
         yield
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_checkpoint(tmp_path_factory.mktemp("model"))
-
-
-def png(grey: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (20, 10), (grey, grey, grey)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture

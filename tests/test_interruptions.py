@@ -11,15 +11,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from pipeline import storage
 from pipeline.config import StorageConfig
 from pipeline.local_s3 import LocalS3
-from tests.tiny import tiny_checkpoint
+from tests.greys import grey_manifest
 
 pytestmark = pytest.mark.slow
 
@@ -40,19 +38,12 @@ def server(clean_env: pytest.MonkeyPatch) -> Iterator[LocalS3]:
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> list[str]:
+def command(tmp_path: Path, checkpoint: str) -> list[str]:
     """Scores `ROWS` rows onto the server: some ten seconds or more."""
-    images = []
-    for grey in range(251):
-        buffer = io.BytesIO()
-        Image.new("RGB", (40, 30), (grey, grey, grey)).save(buffer, "PNG")
-        images.append(buffer.getvalue())
-    table = pa.table({"image": [images[n % 251] for n in range(ROWS)], "caption": [f"c{n}" for n in range(ROWS)]})
-    pq.write_table(table, tmp_path / "m.parquet")
     settings = {
-        "input.manifest": tmp_path / "m.parquet",
+        "input.manifest": grey_manifest(tmp_path, ROWS),
         "output.path": "s3://outputs/scored",
-        "model.checkpoint": tiny_checkpoint(tmp_path),
+        "model.checkpoint": checkpoint,
         "compute.chunk_rows": 500,
     }
     flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]

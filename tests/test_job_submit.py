@@ -6,7 +6,6 @@ in number only). Its job API wants a token.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import secrets
@@ -21,14 +20,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import ZipFile
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 from ray._private.runtime_env.packaging import create_package
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from tests.tiny import tiny_checkpoint
+from tests.greys import grey_manifest
 from tests.venvs import bare_venv
 
 pytestmark = pytest.mark.slow
@@ -110,23 +106,16 @@ def cluster() -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def manifest(cluster: Running) -> str:
     """Path of a manifest of `ROWS` rows."""
-    images = []
-    for grey in range(251):
-        buffer = io.BytesIO()
-        Image.new("RGB", (40, 30), (grey, grey, grey)).save(buffer, "PNG")
-        images.append(buffer.getvalue())
-    table = pa.table({"image": [images[n % 251] for n in range(ROWS)], "caption": [f"c{n}" for n in range(ROWS)]})
-    pq.write_table(table, cluster.folder / "m.parquet")
-    return str(cluster.folder / "m.parquet")
+    return grey_manifest(cluster.folder, ROWS)
 
 
 @pytest.fixture(scope="module")
-def settings(cluster: Running, manifest: str) -> str:
+def settings(cluster: Running, manifest: str, checkpoint: str) -> str:
     """Path of a config file that scores the manifest: some ten seconds of work."""
     config = {
         "input": {"manifest": manifest},
         "output": {"path": str(cluster.folder / "scored"), "rows_per_output_file": ROWS // 2},
-        "model": {"checkpoint": tiny_checkpoint(cluster.folder), "device": "cpu"},
+        "model": {"checkpoint": checkpoint, "device": "cpu"},
         "compute": {"wait_for_cpus": 2, "chunk_rows": 500, "block_rows": 50},
     }
     path = cluster.folder / "score.yaml"
@@ -186,12 +175,14 @@ def test_nobody_sees_jobs_without_the_token(cluster: Running, headers: dict[str,
     refused.value.close()
 
 
-def test_the_cluster_grows_for_a_run_and_each_stage_is_where_it_belongs(cluster: Running, manifest: str) -> None:
+def test_the_cluster_grows_for_a_run_and_each_stage_is_where_it_belongs(
+    cluster: Running, manifest: str, checkpoint: str
+) -> None:
     """With the echo scorer of the chaos runs, because a GPU that only Ray believes in runs no model."""
     settings = {
         "input": {"manifest": manifest},
         "output": {"path": str(cluster.folder / "echoed")},
-        "model": {"checkpoint": tiny_checkpoint(cluster.folder)},
+        "model": {"checkpoint": checkpoint},
         "compute": {"wait_for_gpus": 1, "wait_for_cpus": 2, "chunk_rows": 500, "block_rows": 250},
     }
     path = cluster.folder / "echo.yaml"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from pipeline.config import Config
 from pipeline.errors import ManifestError
 from pipeline.labelled import LabelledScores, score_labelled
 from tests.echo import EchoScorer
-
-
-def png(grey: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (20, 10), (grey, grey, grey)).save(buffer, "PNG")
-    return buffer.getvalue()
+from tests.greys import png
 
 
 def score(path: Path, columns: dict[str, Any], *, label: str | None = None, chunk_rows: int = 4) -> LabelledScores:

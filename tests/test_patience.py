@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -15,6 +14,7 @@ from pipeline.config import StorageConfig
 from pipeline.errors import StorageError
 from pipeline.local_s3 import LocalS3
 from pipeline.patience import patiently
+from tests.servers import serving
 
 SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
@@ -44,17 +44,12 @@ class Throttling(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def throttling(clean_env: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Throttling)
     Throttling.seen = 0
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         clean_env.setenv(name, "any")
     clean_env.setenv("AWS_REGION", "us-east-1")
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Throttling) as url:
+        yield url
 
 
 def test_throttling_is_waited_for(throttling: str) -> None:

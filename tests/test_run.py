@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-from PIL import Image
 
 from pipeline import cluster, dataflow, output, run, storage
 from pipeline.bottleneck import Cause
@@ -24,6 +23,7 @@ from pipeline.progress import Plan, Progress, Summary, plan_chunks
 from pipeline.sizing import Work
 from pipeline.tallies import WorstHost
 from tests.echo import EchoScorer
+from tests.greys import png
 from tests.tiny import tiny_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -54,17 +54,6 @@ def ray_cluster(s3: LocalS3) -> Iterator[None]:
             environment.setenv(name, value)
         with cluster.joined(Config()):
             yield
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_checkpoint(tmp_path_factory.mktemp("model"))
-
-
-def png(grey: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (20, 10), (grey, grey, grey)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def manifest_table(rows: int, offset: int = 0) -> pa.Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -15,10 +14,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from pipeline.local_s3 import LocalS3
-from tests.tiny import tiny_checkpoint
+from tests.greys import grey_manifest, png
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 180
@@ -34,17 +32,6 @@ def run_score(*arguments: str, env: dict[str, str] | None = None) -> subprocess.
 def environment(extra: dict[str, str] | None) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RAY_"))}
     return clean | {"AWS_EC2_METADATA_DISABLED": "true"} | (extra or {})
-
-
-def png(grey: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (40, 30), (grey, grey, grey)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_checkpoint(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -85,16 +72,8 @@ def test_a_local_folder_without_any_configuration(folder: Path, checkpoint: str)
 @pytest.mark.slow
 def test_an_interrupted_run_says_how_to_go_on_and_goes_on(folder: Path, checkpoint: str) -> None:
     rows = 30_000
-    table = pa.table({"image": [png(n % 251) for n in range(500)] * (rows // 500), "caption": [f"c{n}" for n in range(rows)]})
-    pq.write_table(table, folder / "in" / "m.parquet")
-    arguments = [
-        "--input.manifest",
-        str(folder / "in" / "m.parquet"),
-        "--output.path",
-        str(folder / "out"),
-        "--model.checkpoint",
-        checkpoint,
-    ]
+    manifest = grey_manifest(folder, rows)
+    arguments = ["--input.manifest", manifest, "--output.path", str(folder / "out"), "--model.checkpoint", checkpoint]
     command = [sys.executable, str(ROOT / "jobs" / "score.py"), *arguments, "--compute.chunk_rows", "500"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(None), cwd="/")
     staging = folder / "out" / "_staging"
@@ -112,7 +91,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(folder: Path, checkpoi
     summary = json.loads(done.stdout)
     assert 0 < summary["rows_scored"] < rows, "what was staged is not scored again"
     assert summary["rows"] == rows
-    assert pq.read_table(folder / "out" / "m-00000.parquet")["caption"].to_pylist() == table["caption"].to_pylist()
+    assert pq.read_table(folder / "out" / "m-00000.parquet")["caption"].to_pylist() == [f"c{n}" for n in range(rows)]
 
 
 def refused(*arguments: str, env: dict[str, str] | None = None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from pipeline.commandline import load
 from pipeline.config import Config
@@ -23,14 +21,9 @@ from pipeline.records import Chunk
 from pipeline.schema import IMAGES, score_schema, scored_schema
 from pipeline.stages import image_blocks, pixel_array, score_images
 from tests.echo import EchoScorer
+from tests.greys import png
 
 SIZE = 16
-
-
-def png(grey: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (20, 10), (grey, grey, grey)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from pipeline.config import StorageConfig
 from pipeline.errors import StorageError
 from pipeline.local_s3 import LocalS3
 from pipeline.storage_failures import public_url
+from tests.servers import serving
 
 CONFIG = StorageConfig()
 
@@ -326,13 +327,9 @@ class GoogleStub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def google(clean_env: pytest.MonkeyPatch) -> Iterator[None]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), GoogleStub) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        clean_env.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
+    with serving(GoogleStub) as url:
+        clean_env.setenv("STORAGE_EMULATOR_HOST", url)
         yield
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from typing import Any, NamedTuple, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from PIL import Image
 from ray.cluster_utils import Cluster
 
 from pipeline import storage
@@ -31,6 +30,7 @@ from pipeline.commandline import load
 from pipeline.config import StorageConfig
 from pipeline.local_s3 import LocalS3
 from pipeline.verify import verify
+from tests.greys import png
 from tests.tiny import tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -225,12 +225,6 @@ def write_manifest(url: str) -> None:
         sink = io.BytesIO()
         pq.write_table(table, sink)
         storage.write_bytes(f"{url}/{number}.parquet", sink.getvalue(), STORE)
-
-
-def png(grey: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (20, 10), (grey, grey, grey)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def read_output(url: str) -> pa.Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import os
 import signal
 import threading
@@ -15,13 +14,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from pipeline import cluster, dataflow, run
 from pipeline.commandline import load
 from pipeline.config import MIB, Config
 from pipeline.stages import image_blocks
 from tests.echo import EchoScorer
+from tests.greys import png
 from tests.listeners import Silent
 from tests.poison import FAULTS
 from tests.tiny import tiny_checkpoint
@@ -42,12 +41,6 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fetch stage as it is, with a decoder that has faults."""
     make_blocks = functools.partial(image_blocks, decode=POISON)
     monkeypatch.setattr(dataflow, "build", functools.partial(dataflow.build, make_blocks=make_blocks))
-
-
-def png(grey: int, width: int = 20, height: int = 10) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (width, height), (grey, grey, grey)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def scored(tmp_path: Path, images: list[bytes], **settings: Any) -> list[dict[str, Any]]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import fsspec
@@ -17,6 +16,7 @@ from pipeline.errors import CheckpointError
 from pipeline.model import load_model, save_checkpoint
 from pipeline.model.source import WEIGHTS_NAMES, check_checkpoint, checkpoint_sha256, locate, sniff
 from tests.model.builders import small_model
+from tests.servers import serving
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +47,8 @@ def web_server(checkpoints: Path) -> Iterator[tuple[str, list[str]]]:
         def log_message(self, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(checkpoints))) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", requests
-        server.shutdown()
-        thread.join()
+    with serving(partial(Handler, directory=str(checkpoints))) as url:
+        yield url, requests
 
 
 @pytest.mark.parametrize("name", ["own", "x.safetensors", "x.pth", "hf"])

@@ -24,7 +24,7 @@ from pipeline.errors import ManifestError, OutputError
 from pipeline.filters.run import filter_dataset
 from pipeline.local_s3 import LocalS3
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STORE = StorageConfig()
 
 

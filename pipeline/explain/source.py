@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pipeline import storage
 from pipeline.config import ColumnsConfig, Config, InputConfig
 from pipeline.errors import ConfigError, FetchError
-from pipeline.explain_rows import Names
+from pipeline.explain.rows import Names
 from pipeline.fetch.policy import Policy, local_file
 from pipeline.manifest import Manifest, Shard, base_url, find_manifest, find_sources, read_footers
 from pipeline.model.facts import ModelInfo

@@ -1,4 +1,4 @@
-"""Training of a small BLIP_ITM from scratch on rendered scenes: the recipe, the loop, its saved state.
+"""Training of a small BLIP_ITM from scratch on rendered scenes: the loop, its saved state, the checkpoint that it leaves.
 
 Two losses as BLIP's: ITC contrasts the images and captions of a batch; ITM tells true pairs from false ones, drawn by ITC
 similarity. Added to BLIP's: true captions with one word changed as further ITM negatives (NegCLIP's idea, arXiv:2210.01936);
@@ -16,7 +16,7 @@ import pickle
 import string
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ from pipeline.scenes.order import Batches
 from pipeline.scenes.patches import patch_attributes
 from pipeline.scenes.scene import TRAIN, Split, sample_scene
 from pipeline.scorer import Scorer
-from pipeline.training_losses import (
+from pipeline.training.losses import (
     MatchingLoss,
     caption_owners,
     contrastive_loss,
@@ -47,67 +47,12 @@ from pipeline.training_losses import (
     similarities,
     tokenize,
 )
+from pipeline.training.recipe import Phase, Recipe
 
 Pixels = npt.NDArray[np.uint8]
 MAX_TEMPERATURE = 0.5  # as BLIP clamps it
 MIN_TEMPERATURE = 0.01  # below, one hard pair of a small batch outweighs all others
 FIRST_TEMPERATURE = 0.07
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A run of steps that learn the same things. Naming what patches show is learnt in all of them."""
-
-    first_step: int
-    itc: bool = False
-    itm: bool = False
-    ramp_steps: int = 0
-    """Steps over which ITM's false pairs go from any of the batch to hard ones: at first it learns nothing of those alone."""
-
-
-CURRICULUM = (
-    Phase(0),
-    Phase(2_600, itc=True),
-    Phase(3_000, itc=True, itm=True, ramp_steps=350),
-)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that the weights depend on."""
-
-    seed: int = 1
-    steps: int = 5_600
-    phases: tuple[Phase, ...] = CURRICULUM
-    """In the order of their first steps; the first begins at 0."""
-    learning_rate: float = 8e-4
-    warmup_steps: int = 150
-    """The rate rises to `learning_rate` over these, stays, and falls to zero over the last `decay_share` of the steps."""
-    decay_share: float = 0.15
-    weight_decay: float = 0.05
-    max_gradient_norm: float = 1.0
-    scenes: int = 100_000
-    """Pictures to draw batches from; each pass words them anew."""
-    batch_size: int = 32
-    image_size: int = 112
-    vit: str = "tiny"
-    med_config: str = "configs/demo_model.json"
-    embed_dim: int = 128
-
-    def phase(self, step: int) -> Phase:
-        """The phase that a step is in."""
-        return [phase for phase in self.phases if phase.first_step <= step][-1]
-
-    def learning_rate_at(self, step: int) -> float:
-        """The rate of step number `step`, counted from 0."""
-        warm = (step + 1) / self.warmup_steps if self.warmup_steps else 1.0
-        left = (self.steps - step) / max(1.0, self.decay_share * self.steps)
-        return self.learning_rate * max(0.0, min(1.0, warm, left))
-
-    def hardness_at(self, step: int) -> float:
-        """From 0 to 1: how much ITC similarity decides which false pairs ITM sees, and the weight of changed captions."""
-        phase = self.phase(step)
-        return min(1.0, (step - phase.first_step) / phase.ramp_steps) if phase.ramp_steps else 1.0
 
 
 class StepReport(NamedTuple):

@@ -19,7 +19,7 @@ from pipeline.scenes.scene import Scene, Shape, Split, Thing, sample_scene
 from pipeline.schema import FloatArray
 
 if TYPE_CHECKING:
-    from pipeline.explainer import CaptionMaps
+    from pipeline.explain.explainer import CaptionMaps
 
 
 class Pointing(NamedTuple):

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import subprocess
-import sys
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,108 +10,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError, ManifestError, OutputError
-from pipeline.explain import ExplainSummary, explain
-from pipeline.explainer import CaptionMaps, Explainer, WordMap, load_explainer
+from pipeline.explain.explainer import Explainer, load_explainer
+from pipeline.explain.run import ExplainSummary, explain
 from pipeline.images import decode
-from pipeline.manifest import find_manifest
-from pipeline.model.facts import describe
-from pipeline.provenance import FileFacts, source_of, with_facts
-from pipeline.records import Chunk
-from pipeline.scene_evaluation import scene_captions
-from pipeline.scene_localisation import localise
+from pipeline.scenes.evaluation import scene_captions
 from pipeline.scenes.render import render_jpeg
-from pipeline.scenes.scene import DEMO, TEST, sample_scene
-from pipeline.schema import score_schema
-from pipeline.scorer import load_scorer
-from pipeline.stages import image_blocks, score_images
-from pipeline.tallies import Tallies
+from pipeline.scenes.scene import DEMO
 from tests.demo import FinishedDemo
+from tests.explain.outputs import at_home, score, settings
 from tests.tiny import tiny_checkpoint
-
-ROOT = Path(__file__).parents[1]
-SCENES = 8  # two captions each: the true one and another scene's
-GONE = "gone.jpg"
-
-
-@pytest.fixture(scope="module")
-def explainer() -> Iterator[Explainer]:
-    """The demo model, on one thread: several are slow beside other work, and images are small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield load_explainer("", device="cpu")
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rendered scenes as files beside their manifest, the last of which is missing."""
-    folder = tmp_path_factory.mktemp("scenes")
-    rows = [scene_captions(DEMO, index, 100) for index in range(SCENES)]
-    for number, row in enumerate(rows):
-        (folder / f"{number}.jpg").write_bytes(render_jpeg(row.scene))
-    urls = [f"{number}.jpg" for number in range(SCENES) for _ in range(2)] + [GONE]
-    captions = [caption for row in rows for caption in (row.true, row.other)] + ["a lost picture"]
-    table = pa.table({"uid": [f"row-{n}" for n in range(len(urls))], "url": urls, "caption": captions})
-    pq.write_table(table, folder / "m.parquet")
-    return folder / "m.parquet"
-
-
-def settings(manifest: Path | str, output: Path | str = "", **sections: Any) -> Config:
-    own = {"input": {"manifest": str(manifest)}, "output": {"path": str(output)}, "model": {"device": "cpu"}}
-    return Config.model_validate({name: own.get(name, {}) | sections.get(name, {}) for name in {*own, *sections}})
-
-
-def score(manifest: Path, folder: Path, prefix: str = "", **sections: Any) -> Path:
-    """What a run writes of this manifest of one shard, without the cluster."""
-    config = settings(manifest, **sections)
-    found = find_manifest(config.input, config.storage, 1000)
-    (shard,) = found.shards
-    scorer = load_scorer(config.model.checkpoint, device="cpu")
-    blocks = list(image_blocks(Chunk(0, ((0, shard.rows),)), found, config, scorer.image_size))
-    lists = found.captions_are_lists
-    scored = pa.concat_tables([score_images(block, scorer, lists=lists) for block in blocks]).sort_by("row")
-    table = pq.read_table(manifest)
-    for field in score_schema(lists=lists):
-        column = scored[field.name]
-        table = table.append_column(
-            prefix + field.name, column.dictionary_encode() if pa.types.is_dictionary(field.type) else column
-        )
-    model = describe(config.model, config.storage)
-    identity = {
-        "model": model.name,
-        "model_sha256": model.sha256,
-        "image_size": model.image_size,
-        "itm_first_token": "cls",
-        "columns": asdict(found.columns),
-        "column_prefix": prefix,
-    }
-    facts = FileFacts(identity, source_of(shard), 0, Counter(), Tallies(), [], {})
-    folder.mkdir()
-    pq.write_table(with_facts(table, facts), folder / "m-00000.parquet")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def scored(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return score(manifest, tmp_path_factory.mktemp("run") / "scored")
 
 
 def run(config: Config, explainer: Explainer) -> tuple[ExplainSummary, dict[str, Any]]:
     summary = explain(config, lambda: explainer)
     return summary, json.loads((Path(config.output.path) / "index.json").read_text())
-
-
-def at_home(manifest: Path, **more: Any) -> dict[str, Any]:
-    """The setting that lets images beside the manifest be read."""
-    return {"file_roots": str(manifest.parent), **more}
-
-
-# ------------------------------------------------------------------ what is written
 
 
 def test_a_sample_of_best_borderline_and_worst(manifest: Path, scored: Path, tmp_path: Path, explainer: Explainer) -> None:
@@ -215,9 +125,6 @@ def test_hostile_captions_are_data(tmp_path: Path, explainer: Explainer) -> None
     assert len(index["a " * 60]["captions"][0]["words"]) == 33, "words that the model does not see have no map"
 
 
-# ------------------------------------------------------------------ what is refused
-
-
 def test_another_model_than_the_one_that_scored(manifest: Path, scored: Path, tmp_path: Path) -> None:
     model = {"checkpoint": tiny_checkpoint(tmp_path)}
     config = settings(scored, tmp_path / "out", model=model, explain={"keys": "row-0"}, fetch=at_home(manifest))
@@ -289,83 +196,3 @@ def test_what_a_real_run_says_of_itself_is_understood(finished_demo: FinishedDem
     assert summary.rows == 6
     assert summary.explained == 0, "its bucket is gone, and addresses of this machine are refused"
     assert set(summary.failed) <= {"refused address", "storage error"}
-
-
-# ------------------------------------------------------------------ words
-
-
-def test_pieces_of_a_word_are_one_word(tmp_path: Path) -> None:
-    explainer = load_explainer(tiny_checkpoint(tmp_path), device="cpu")
-    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    caption = "A skateboarding Naïve dog, barking"
-    (found,) = explainer.explain(pixels, [caption])
-    assert [word.word for word in found.words] == ["A", "skateboarding", "Naïve", "dog", "barking"]
-    assert found.itm_score == pytest.approx(1 / (1 + np.exp(-found.itm_logit)))
-    assert explainer.explain(pixels, []) == []
-
-
-# ------------------------------------------------------------------ the program
-
-
-@pytest.mark.slow
-def test_the_program(manifest: Path, scored: Path, tmp_path: Path) -> None:
-    def job(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "jobs" / "explain.py"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd="/", check=False)
-
-    arguments = ["--input.manifest", str(scored), "--output.path", str(tmp_path / "out"), "--model.device", "cpu"]
-    arguments += ["--fetch.file_roots", str(manifest.parent)]
-    done = job(*arguments, "--explain.keys", "row-0", "--explain.keys", "row-16")
-    assert done.returncode == 0, done.stderr
-    assert "1 of 2 rows explained by capsieve demo model, layer 1" in done.stdout
-    assert "1 failed: not found" in done.stdout
-    done = job(*arguments, "--output.overwrite", "--explain.keys", "row-16", "--json")
-    assert done.returncode == 3
-    assert json.loads(done.stdout)["failed"] == {"not found": 1}
-    done = job(*arguments, "--output.overwrite", "--explain.layer", "2")
-    assert done.returncode == 2
-    assert done.stderr == "explain: error: layer 2 of a text encoder of 3 layers has no maps of words: possible are 0 to 1\n"
-
-
-# ------------------------------------------------------------------ whether it means something
-
-
-@pytest.mark.slow
-def test_maps_point_at_what_is_named(explainer: Explainer) -> None:
-    found = localise(explainer.explain, TEST, 150, explainer.image_size)
-    assert found.nouns.maps > 150
-    assert found.captions.interval[0] > 2 * found.captions.chance, found
-    assert found.nouns.interval[0] > found.nouns.chance, found
-
-
-def test_the_game_knows_where_things_are() -> None:
-    """A map that is made of the scene's own places wins; one that points at the corner rarely does."""
-
-    def player(point: Any) -> Any:
-        scenes = iter(range(40))
-
-        def play(pixels: np.ndarray, captions: list[str]) -> list[CaptionMaps]:
-            scene = sample_scene(TEST, next(scenes))
-            heat = np.zeros((14, 14), np.float32)
-            thing = scene.things[0]
-            column, row = point(thing)
-            heat[int(row * 14), int(column * 14)] = 1
-            name = str(thing.kind.shape) if len({other.kind.shape for other in scene.things}) == 1 else "picture"
-            return [CaptionMaps(0.5, 0.0, heat, (WordMap(name, heat),))]
-
-        return play
-
-    assert localise(player(lambda thing: (thing.x, thing.y)), TEST, 40, 112).nouns.hits == 1
-    corner = localise(player(lambda thing: (0.0, 0.0)), TEST, 40, 112)
-    assert corner.captions.hits < 0.1
-    assert 0.05 < corner.captions.chance < 0.5
-
-
-def test_maps_of_a_scene(explainer: Explainer) -> None:
-    scene = scene_captions(DEMO, 3, 100)
-    pixels = np.asarray(Image.open(io.BytesIO(render_jpeg(scene.scene))).convert("RGB").resize((112, 112)))
-    true, other = explainer.explain(pixels, [scene.true, scene.other])
-    assert true.itm_logit > other.itm_logit
-    assert true.map.shape == (7, 7)
-    assert true.map.dtype == np.float32
-    assert true.map.min() >= 0

@@ -15,7 +15,7 @@ from pipeline.calibration.labelling import labelling_page
 from pipeline.calibration.labels import read_labels
 from pipeline.config import StorageConfig
 from tests.browser import chromium
-from tests.test_labelling import table
+from tests.calibration.test_labelling import table
 
 CAPTIONS = [
     "a red bicycle",

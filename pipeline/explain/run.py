@@ -24,9 +24,9 @@ import numpy.typing as npt
 from pipeline import storage
 from pipeline.config import Config
 from pipeline.errors import ConfigError, OutputError
-from pipeline.explain_rows import Chosen, choose
-from pipeline.explain_source import Source, check_model, find_base, find_source, read_provenance
-from pipeline.heatmap import beside, overlay, png, shrink
+from pipeline.explain.heatmap import beside, overlay, png, shrink
+from pipeline.explain.rows import Chosen, choose
+from pipeline.explain.source import Source, check_model, find_base, find_source, read_provenance
 from pipeline.manifest import read_rows
 from pipeline.model.facts import ModelInfo, describe
 from pipeline.records import Chunk
@@ -34,7 +34,7 @@ from pipeline.schema import Reason, Status
 from pipeline.stages import image_blocks
 
 if TYPE_CHECKING:
-    from pipeline.explainer import CaptionMaps, Explainer
+    from pipeline.explain.explainer import CaptionMaps, Explainer
 
 INDEX_FILE = "index.json"
 EXPLAIN_FILE = "_EXPLAIN.json"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from pipeline.heatmap import beside, colours, enlarge, overlay, png, shrink
+from pipeline.explain.heatmap import beside, colours, enlarge, overlay, png, shrink
 
 GREY = np.full((96, 96, 3), 128, np.uint8)
 

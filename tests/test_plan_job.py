@@ -14,8 +14,9 @@ import pytest
 from pipeline.config import Config
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.planning.run import make_plan
+from tests.greys import png
 from tests.test_preview import Silent
-from tests.test_score_job import environment, png
+from tests.test_score_job import environment
 from tests.tiny import tiny_checkpoint
 
 PLAN = Path(__file__).parents[1] / "jobs" / "plan.py"

@@ -25,8 +25,8 @@ from pipeline.planning.sample import PLACES, head, sample
 from pipeline.run import Checked, check
 from pipeline.sizing import Resources
 from tests.echo import EchoScorer
+from tests.greys import png
 from tests.test_preview import Silent
-from tests.test_score_job import png
 from tests.tiny import tiny_checkpoint
 
 # Base at 384 px on 2 cores: 0.9 s a row of both of them; images fetched and decoded in 3 ms of one.

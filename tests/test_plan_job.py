@@ -63,6 +63,7 @@ def test_a_plan_measures_a_start_and_writes_nothing(flags: list[str], tmp_path: 
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 def test_without_a_pilot_no_ray_is_started_and_starting_is_assumed(flags: list[str], tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     text = "instances: [{name: tower, cpus: 64, memory_gib: 64, network_gbps: 1, usd_per_hour: 3}]"

@@ -13,8 +13,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import ray
 from ray.data import DataContext
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -22,9 +25,13 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from pipeline import sizing
 from pipeline.config import Config
 from pipeline.errors import ConfigError
+from pipeline.model.files import clear_errors
+from pipeline.model.pin import Pieces, Pin
 from pipeline.sizing import Cluster, Resources, Work
 
 log = logging.getLogger(__name__)
+
+PIECE_BYTES = 64 * 1024 * 1024  # of a shared file: a machine hands on what it has while it gets the rest
 
 # Nothing is sent to Ray's makers, and its own lines stay out of ours; what Ray writes into its log files is not affected.
 QUIET = {
@@ -40,10 +47,11 @@ _M_ARENA_MAX = -8  # of malloc.h
 
 
 @contextmanager
-def joined(config: Config) -> Iterator[None]:
+def joined(config: Config) -> Iterator[bool]:
     """Join the cluster of `compute.address` or RAY_ADDRESS, or start one here; leave or end it afterwards, quietly.
 
-    In a process that has joined one already (a notebook), that one is used and left as it is.
+    Gives whether it may have other machines than this one. In a process that has joined one already (a notebook), that one is
+    used and left as it is.
     """
     for name, value in (QUIET | KEPT_WORKERS).items():
         os.environ.setdefault(name, value)
@@ -59,7 +67,7 @@ def joined(config: Config) -> Iterator[None]:
     # "local", because without an address Ray joins whatever cluster `ray start` left on this machine
     options: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
     if ray.is_initialized():
-        yield
+        yield True
         return
     try:
         with _own_signals(), _silent_stderr():
@@ -67,7 +75,7 @@ def joined(config: Config) -> Iterator[None]:
     except ConnectionError as error:
         raise ConfigError(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}; see --compute.address") from None
     try:
-        yield
+        yield bool(address)
     finally:
         ray.shutdown()
 
@@ -136,3 +144,26 @@ def plan_resources(config: Config, work: Work) -> Resources:
         object_store_bytes=int(total.get("object_store_memory", 0)),
     )
     return sizing.plan(config, cluster, work)
+
+
+class Shared:
+    """A file of the driver's in Ray's object store, which machines hand on to each other: read it anywhere in the cluster."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            pieces = iter(lambda: file.read(PIECE_BYTES), b"")
+            self._pieces = [ray.put(np.frombuffer(piece, np.uint8)) for piece in pieces]  # an array is read without a copy
+
+    def __call__(self) -> Iterator[npt.NDArray[np.uint8]]:
+        """Its bytes, piece by piece."""
+        for piece in self._pieces:
+            yield ray.get(piece)
+
+
+def share(pin: Pin) -> dict[str, Pieces]:
+    """The files that other machines can have from nobody but this driver, by SHA-256; for as long as the driver lives.
+
+    Raises CheckpointError for one that is gone.
+    """
+    with clear_errors(pin.name):
+        return {file.sha256: Shared(Path(file.path)) for file in pin.files() if file.url is None}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -195,7 +196,8 @@ def _end_replicas(stream: Stream) -> None:
 def own_error(error: ray.exceptions.RayError) -> Exception:
     """What a worker raised, out of the wrappings that Ray puts around it; Ray's error itself where it was none of ours."""
     if isinstance(error, ray.exceptions.ActorDiedError) and error.actor_init_failed:
-        return ClusterError(f"no replica can start: {str(error).strip().splitlines()[-1]}")  # a traceback, its cause last
+        cause = str(error).strip().splitlines()[-1]  # of a traceback; our own errors are sentences without their class
+        return ClusterError(f"no replica can start: {re.sub(r'^pipeline[.]errors[.][A-Za-z]+: ', '', cause)}")
     if isinstance(
         error, ray.exceptions.WorkerCrashedError | ray.exceptions.ActorDiedError | ray.exceptions.ActorUnavailableError
     ):

@@ -13,7 +13,7 @@ import functools
 import importlib.metadata
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from pipeline import cluster, dataflow, output, resume
@@ -22,7 +22,8 @@ from pipeline.dataflow import Committer, MakeScorer
 from pipeline.errors import CapsieveError, ClusterError, ConfigError
 from pipeline.lease import Lease
 from pipeline.manifest import Manifest, find_manifest
-from pipeline.model.facts import ModelInfo, describe, storage_options
+from pipeline.model.facts import ModelInfo, describe
+from pipeline.model.pin import Pieces, Pin, here
 from pipeline.output import Committed, Output
 from pipeline.progress import Plan, Progress, Summary, Tracker, plan_chunks
 from pipeline.schema import Receipt, ScorerProtocol, score_schema
@@ -85,10 +86,11 @@ def score(config: Config, listener: Listener, make_scorer: MakeScorer | None = N
     with Lease(checked.output.url, config.storage, config.output.lease_s) as lease:
         job = begin(checked, lease)
         listener.starting("Ray")
-        with cluster.joined(config):
+        with cluster.joined(config) as elsewhere:
             resources = cluster.plan_resources(config, work_of(job))
             if make_scorer is None:
-                make_scorer = functools.partial(load_scorer, config, resources)
+                shared = cluster.share(job.model.pin) if elsewhere else {}
+                make_scorer = functools.partial(load_scorer, config, resources, job.model.pin, shared)
             listener.planned(_plan(job, resources))
             _stream(job, resources, make_scorer, listener, began, lease)
         summary = _summary(job, resources, time.monotonic() - began)
@@ -136,13 +138,13 @@ def work_of(job: Job) -> Work:
     return Work(job.manifest.rows - done, job.model.image_size, job.model.gflop)
 
 
-def load_scorer(config: Config, resources: Resources) -> ScorerProtocol:
+def load_scorer(config: Config, resources: Resources, pin: Pin, shared: Mapping[str, Pieces]) -> ScorerProtocol:
     """The scorer of a replica; called in the replica's own process."""
     from pipeline.scorer import load_scorer as load  # brings torch, which a driver must not pay for
 
     model = config.model
     return load(
-        model.checkpoint,
+        here(pin, config.storage, shared),
         image_size=model.image_size,
         device=resources.device if model.device == "auto" else model.device,
         precision=model.precision,
@@ -150,7 +152,6 @@ def load_scorer(config: Config, resources: Resources) -> ScorerProtocol:
         batch_size=resources.batch_size,
         compile=model.compile,
         tf32=model.tf32,
-        storage_options=storage_options(model.checkpoint, config.storage),
         threads=resources.threads if resources.device == "cpu" else None,
     )
 

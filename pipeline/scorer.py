@@ -20,6 +20,7 @@ from torch import Tensor
 from pipeline.device import Precision, Upload, choose_device, choose_precision, set_tf32
 from pipeline.model.blip_itm import BLIP_ITM, ItmFirstToken, PairScores
 from pipeline.model.checkpoint import load_model
+from pipeline.model.files import CheckpointFiles
 from pipeline.model.linears import replace_linears
 from pipeline.schema import CaptionLengths, Captions, FloatArray, Scores
 
@@ -167,7 +168,7 @@ def _host(part: Tensor) -> FloatArray:
 
 
 def load_scorer(
-    checkpoint: str | Path,
+    checkpoint: str | Path | CheckpointFiles,
     *,
     image_size: int | None = None,
     device: str | torch.device = "auto",

@@ -128,13 +128,15 @@ def _connect(protocol: str, config: StorageConfig, _environment: tuple[tuple[str
         kind = gcsfs.core.GCSFileSystem
         if gcsfs.logger.level == logging.NOTSET:
             gcsfs.logger.setLevel(logging.CRITICAL)  # it logs with a traceback what it raises as well
-    fs = kind(use_listings_cache=False, skip_instance_cache=True, **_options(protocol, config))
+    fs = kind(use_listings_cache=False, skip_instance_cache=True, **client_options(f"{protocol}://", config))
     if protocol in S3:
         fs.retries = S3FS_ATTEMPTS
     return fs
 
 
-def _options(protocol: str, config: StorageConfig) -> dict[str, Any]:
+def client_options(url: str, config: StorageConfig) -> dict[str, Any]:
+    """What fsspec's client of the URL's store is made with."""
+    protocol = protocol_of(url)
     connect_timeout_s = min(CONNECT_TIMEOUT_S, config.timeout_s)
     if protocol in S3:
         client_config = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipeline import cluster, dataflow, output, run, storage
 from pipeline.bottleneck import Cause
 from pipeline.commandline import load
 from pipeline.config import Config, StorageConfig
-from pipeline.errors import ConfigError, OutputError, StorageError
+from pipeline.errors import ClusterError, ConfigError, OutputError, StorageError
 from pipeline.local_s3 import LocalS3
 from pipeline.progress import Plan, Progress, Summary, plan_chunks
 from pipeline.sizing import Work
@@ -46,12 +47,28 @@ class Recorder:
         self.progress.append(progress)
 
 
+class At(Recorder):
+    """Does something once the run has come to a point."""
+
+    def __init__(self, point: str, do: Callable[[], object]) -> None:
+        super().__init__()
+        self.point, self.do = point, do
+
+    def starting(self, what: str) -> None:
+        if what == self.point:
+            self.do()
+
+    def planned(self, plan: Plan) -> None:
+        self.starting("planned")
+
+
 @pytest.fixture(scope="module", autouse=True)
-def ray_cluster(s3: LocalS3) -> Iterator[None]:
+def ray_cluster(s3: LocalS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One cluster for all runs of this file: workers stay warm, and have the S3 server's credentials in their environment."""
     with pytest.MonkeyPatch.context() as environment:
         for name, value in s3.env().items():
             environment.setenv(name, value)
+        environment.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         with cluster.joined(Config()):
             yield
 
@@ -270,14 +287,17 @@ def test_lists_of_captions_and_embeddings_and_a_prefix(tmp_path: Path, checkpoin
 
 
 def test_the_real_model_scores_as_it_does_alone(tmp_path: Path, checkpoint: str) -> None:
+    """With a file that the driver alone has, as on a cluster of several machines: replicas get it from the driver."""
     from pipeline.images import decode
     from pipeline.scorer import load_scorer
 
     (tmp_path / "in").mkdir()
     captions = [f"a grey of {n}, {'very ' * n}dark" for n in range(40)]
     pq.write_table(pa.table({"image": [png(6 * n) for n in range(40)], "caption": captions}), tmp_path / "in" / "m.parquet")
-    config = config_of(str(tmp_path / "in"), str(tmp_path / "out"), checkpoint)
-    run.score(config, Recorder())
+    gone = tmp_path / "gone.safetensors"
+    shutil.copy(checkpoint, gone)
+    recorder = At("planned", gone.unlink)
+    run.score(config_of(str(tmp_path / "in"), str(tmp_path / "out"), str(gone)), recorder)
     rows = read(str(tmp_path / "out" / "m-00000.parquet")).to_pylist()
     scorer = load_scorer(checkpoint, device="cpu")
     for number, row in enumerate(rows):
@@ -285,6 +305,18 @@ def test_the_real_model_scores_as_it_does_alone(tmp_path: Path, checkpoint: str)
         assert row["itm_score"] == pytest.approx(float(alone.itm_score[0]), abs=1e-5)
         assert row["itc_similarity"] == pytest.approx(float(alone.itc_similarity[0]), abs=1e-5)
         assert row["caption_truncated"] == (row["caption_tokens"] > 35)
+
+
+def test_a_model_that_is_replaced_as_a_run_starts_scores_nothing(tmp_path: Path, checkpoint: str) -> None:
+    (tmp_path / "in").mkdir()
+    pq.write_table(manifest_table(30), tmp_path / "in" / "m.parquet")
+    changing = tmp_path / "changing.safetensors"
+    shutil.copy(checkpoint, changing)
+    recorder = At("Ray", lambda: shutil.copy(tiny_checkpoint(tmp_path, seed=1), changing))
+    words = r"no replica can start: checkpoint '.*': changing\.safetensors has the sha256 .* it has changed"
+    with pytest.raises(ClusterError, match=words) as caught:
+        run.score(config_of(str(tmp_path / "in"), str(tmp_path / "out"), str(changing)), recorder)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_worker_s_user_error_reaches_the_driver_as_itself(tmp_path: Path, checkpoint: str) -> None:

@@ -23,8 +23,9 @@ from torch.nn import functional as F
 from pipeline.errors import CheckpointError
 from pipeline.model.architecture import Architecture, read_architecture
 from pipeline.model.blip_itm import BLIP_ITM, ItmFirstToken
+from pipeline.model.files import CONFIG_NAME, VOCAB_NAME, WEIGHTS_NAMES, CheckpointFiles
 from pipeline.model.names import POS_EMBED, POSITION_IDS, is_foreign, to_hugging_face
-from pipeline.model.source import CONFIG_NAME, VOCAB_NAME, WEIGHTS_NAMES, CheckpointFiles, Options, locate
+from pipeline.model.source import Options, locate
 from pipeline.model.tokenizer import CaptionTokenizer, init_tokenizer, read_vocab
 from pipeline.model.weights import CONFIG_KEY, VOCAB_KEY, read_weights, whole_or_not, write_pickle, write_safetensors
 
@@ -65,7 +66,7 @@ def load_checkpoint(
 
 
 def load_model(
-    checkpoint: str | Path,
+    checkpoint: str | Path | CheckpointFiles,
     *,
     image_size: int | None = None,
     itm_first_token: ItmFirstToken = "cls",
@@ -73,7 +74,8 @@ def load_model(
 ) -> BLIP_ITM:
     """Build the model that a checkpoint needs, with its weights and vocabulary, on the CPU, in eval mode.
 
-    "" is the embedded model. image_size: pixels a side; None: the checkpoint's own. Raises CheckpointError.
+    "" is the embedded model; files that were located already are taken as they are. image_size: pixels a side; None: the
+    checkpoint's own. Raises CheckpointError.
     """
     contents = _read(locate(checkpoint, storage_options))
     name = contents.name

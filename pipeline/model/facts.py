@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 
 from pipeline.config import ModelConfig, StorageConfig
 from pipeline.errors import CheckpointError
+from pipeline.model.files import CheckpointFiles, sniff
 from pipeline.model.names import POS_EMBED, from_hugging_face, is_hugging_face
-from pipeline.model.source import CheckpointFiles, checkpoint_sha256, locate, sniff
+from pipeline.model.pin import Pin, pin
+from pipeline.model.source import locate
+from pipeline.storage import client_options
 
 DEMO_NAME = "capsieve demo model"
 _PATCHES = "visual_encoder.patch_embed.proj.weight"  # (width, 3, patch, patch)
@@ -27,6 +30,7 @@ class ModelInfo(NamedTuple):
 
     name: str
     sha256: str  # of the weights file
+    pin: Pin  # its files, for the replicas
     image_size: int  # pixels a side, as the run uses it
     embed_dim: int
     gflop: float  # of one image with one caption, roughly
@@ -41,9 +45,11 @@ def describe(config: ModelConfig, storage: StorageConfig) -> ModelInfo:
         raise CheckpointError(f"{files.name!r} is not a BLIP_ITM checkpoint: it has no tensor {missing[0]}")
     patch, grid = shapes[_PATCHES][-1], math.isqrt(shapes[POS_EMBED][1] - 1)
     image_size = config.image_size or grid * patch
+    pinned = pin(files)
     return ModelInfo(
         name=config.checkpoint or DEMO_NAME,
-        sha256=checkpoint_sha256(files.weights),
+        sha256=pinned.weights.sha256,
+        pin=pinned,
         image_size=image_size,
         embed_dim=shapes[_PROJECTION][0],
         gflop=_gflop(shapes, patches=(image_size // patch) ** 2),
@@ -57,10 +63,8 @@ def _gflop(shapes: Mapping[str, tuple[int, ...]], patches: int) -> float:
 
 
 def storage_options(checkpoint: str, storage: StorageConfig) -> dict[str, Any]:
-    """How fsspec reaches a checkpoint's store: the run's own endpoint, where it is an S3 store."""
-    if not checkpoint.startswith("s3://"):
-        return {}
-    return {"endpoint_url": storage.endpoint_url, "anon": storage.anonymous}
+    """How fsspec reaches a checkpoint's store: as the run reaches its own."""
+    return client_options(checkpoint, storage)
 
 
 def _shapes(files: CheckpointFiles) -> Mapping[str, tuple[int, ...]]:

@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
+from pipeline.model.files import CheckpointFiles, sniff
 from pipeline.model.names import from_hugging_face, is_hugging_face
-from pipeline.model.source import CheckpointFiles, sniff
 
 MAX_CONFIG_BYTES = 1_000_000
 CONFIG_KEY, VOCAB_KEY = "config", "vocab"  # of a single file's metadata

@@ -21,20 +21,22 @@ STORE = StorageConfig()
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "weights"),
+    ("name", "kind", "weights", "beside"),
     [
-        ("m.safetensors", "safetensors", "m.safetensors"),
-        ("folder", "safetensors", "folder/model.safetensors"),
-        ("hf", "huggingface", "hf/model.safetensors"),
-        ("m.pth", "pth", "m.pth"),
+        ("m.safetensors", "safetensors", "m.safetensors", []),
+        ("folder", "safetensors", "folder/model.safetensors", ["config.json", "vocab.txt"]),
+        ("hf", "huggingface", "hf/model.safetensors", ["config.json", "vocab.txt"]),
+        ("m.pth", "pth", "m.pth", []),
     ],
 )
-def test_facts_of_each_format(tmp_path: Path, name: str, kind: str, weights: str) -> None:
+def test_facts_of_each_format(tmp_path: Path, name: str, kind: str, weights: str, beside: list[str]) -> None:
     save_checkpoint(tiny_model(), tmp_path / name, format=kind)  # type: ignore[arg-type]
     sha256 = hashlib.sha256((tmp_path / weights).read_bytes()).hexdigest()
     path = str(tmp_path / name)
     info = describe(ModelConfig(checkpoint=path), STORE)
-    assert info == ModelInfo(path, sha256, IMAGE_SIZE, 32, info.gflop)
+    assert info == ModelInfo(path, sha256, info.pin, IMAGE_SIZE, 32, info.gflop)
+    assert [Path(file.path).name for file in info.pin.files()] == [Path(weights).name, *beside]
+    assert info.pin.weights.sha256 == sha256
     assert 0 < info.gflop < 1, "a tiny model"
 
 

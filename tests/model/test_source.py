@@ -14,7 +14,8 @@ import torch
 
 from pipeline.errors import CheckpointError
 from pipeline.model import load_model, save_checkpoint
-from pipeline.model.source import WEIGHTS_NAMES, check_checkpoint, checkpoint_sha256, locate, sniff
+from pipeline.model.files import sniff
+from pipeline.model.source import check_checkpoint, checkpoint_sha256, locate
 from tests.model.builders import small_model
 from tests.servers import serving
 
@@ -168,19 +169,6 @@ def test_from_an_object_store(name: str, checkpoints: Path, bucket: str) -> None
     assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), local.state_dict().values(), strict=True))
     with pytest.raises(CheckpointError, match=r"not found|folder without"):
         check_checkpoint(f"{bucket}/nowhere")
-
-
-def test_from_the_cache_of_the_hub(checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def snapshot_download(repo_id: str, *, revision: str | None, allow_patterns: list[str], local_files_only: bool) -> str:
-        asked.append((repo_id, revision, allow_patterns[-1]))
-        return str(checkpoints / "hf")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    check_checkpoint("Salesforce/blip-itm-base-coco")
-    assert locate("Salesforce/blip-itm-base-coco@abc123").weights == checkpoints / "hf/model.safetensors"
-    assert asked == [("Salesforce/blip-itm-base-coco", revision, WEIGHTS_NAMES[0]) for revision in (None, "abc123")]
 
 
 def test_a_local_folder_comes_before_the_hub(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ class Preview(NamedTuple):
         return {
             "dry_run": True,
             "output": self.output,
-            "model": self.model._asdict(),
+            "model": {"name": self.model.name, "sha256": self.model.sha256, "image_size": self.model.image_size},
             "columns": self.columns,
             **self.total(),
             "shards": [one.as_json() for one in self.shards],

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from pipeline import cluster, sizing
 from pipeline.config import MIB, Config
+from pipeline.dataflow import MakeScorer
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.manifest import Manifest
 from pipeline.model.facts import ModelInfo
@@ -111,7 +112,7 @@ class RunPlan(NamedTuple):
         return {
             "rows": rows,
             "bytes": round(rows * costs.bytes_read),
-            "model": self.model._asdict(),
+            "model": {"name": self.model.name, "sha256": self.model.sha256, "image_size": self.model.image_size},
             "sample": {
                 "rows": costs.rows,
                 "rows_scored": costs.rows_scored,
@@ -199,11 +200,11 @@ def _look_here(checked: Checked, check_s: float, listener: Listener) -> _Here:
     """Measure the stages and, with a pilot, what starting and ending take. `check_s`: what looking at the manifest took."""
     joining = time.monotonic()
     starts = ASSUMED
-    with _cluster(checked, listener) as resources:
+    with _cluster(checked, listener) as (resources, make_scorer):
         ray_s = time.monotonic() - joining
-        costs = _measure(checked, resources, listener)
+        costs = _measure(checked, resources, make_scorer, listener)
         if checked.config.plan.pilot:
-            flown = _pilot(checked, resources, listener)
+            flown = _pilot(checked, resources, make_scorer, listener)
             stream_s = max(0.0, flown.first_s - costs.score_s)  # a row was scored in it
             starts = Starts(check_s + pilot.program_s(), ray_s, stream_s, costs.load_s, flown.end_s, measured=True)
         leaving = time.monotonic()
@@ -219,16 +220,24 @@ def _writing_to(config: Config, folder: str) -> Config:
     return config.model_copy(update={"output": output, "compute": compute})
 
 
+class _Joined(NamedTuple):
+    resources: Resources
+    make_scorer: MakeScorer
+
+
 @contextmanager
-def _cluster(checked: Checked, listener: Listener) -> Iterator[Resources]:
+def _cluster(checked: Checked, listener: Listener) -> Iterator[_Joined]:
     """How a run's work would be spread: on the cluster that it would join; without a pilot, on this machine as one."""
     work = Work(checked.manifest.rows, checked.model.image_size, checked.model.gflop)
     if not checked.config.plan.pilot:
-        yield sizing.plan(checked.config, this_machine(), work)
+        resources = sizing.plan(checked.config, this_machine(), work)
+        yield _Joined(resources, functools.partial(load_scorer, checked.config, resources, checked.model.pin, {}))
         return
     listener.starting("Ray")
-    with cluster.joined(checked.config):
-        yield cluster.plan_resources(checked.config, work)
+    with cluster.joined(checked.config) as elsewhere:
+        resources = cluster.plan_resources(checked.config, work)
+        shared = cluster.share(checked.model.pin) if elsewhere else {}
+        yield _Joined(resources, functools.partial(load_scorer, checked.config, resources, checked.model.pin, shared))
 
 
 def this_machine() -> Cluster:
@@ -243,7 +252,7 @@ def _gpus_here() -> list[str]:
     return gpu_names()
 
 
-def _measure(checked: Checked, resources: Resources, listener: Listener) -> Costs:
+def _measure(checked: Checked, resources: Resources, make_scorer: MakeScorer, listener: Listener) -> Costs:
     config, manifest, model, output = checked
     if resources.device == "cuda" and not _gpus_here():
         raise ConfigError(
@@ -252,16 +261,15 @@ def _measure(checked: Checked, resources: Resources, listener: Listener) -> Cost
         )
     listener.starting("measuring")
     few = sample(manifest, config.plan.rows)
-    return measure(config, few, output, resources, model.image_size, functools.partial(load_scorer, config, resources))
+    return measure(config, few, output, resources, model.image_size, make_scorer)
 
 
-def _pilot(checked: Checked, resources: Resources, listener: Listener) -> pilot.Pilot:
+def _pilot(checked: Checked, resources: Resources, make_scorer: MakeScorer, listener: Listener) -> pilot.Pilot:
     config, manifest, model, output = checked
     listener.starting("a few rows through Ray")
     if resources.nodes > 1:  # this machine's folders are not theirs; each worker's own memory will do, without commits
         output = replace(output, url="memory://capsieve-plan")
     few = sample(manifest, config.plan.rows)
-    make_scorer = functools.partial(load_scorer, config, resources)
     return pilot.fly(config, few, output, resources, model.image_size, make_scorer)
 
 

@@ -19,7 +19,7 @@ The way of a row, and the module that owns each step:
     clocks     what each stage does with its time
     progress   what the driver knows of a run: plan, coverage, summary; `bottleneck` says what held it back
     watching   metrics, warnings in words, the log of a run, the record of all runs
-    run        the driver's loop: resume -> dataflow -> receipts -> commits -> summary
+    run        the driver's loop: resume -> dataflow -> receipts -> commits -> summary; `preview` what it would do
 
 beside them
 
@@ -32,6 +32,7 @@ beside them
     calibration                           rows worth labelling, a page to label on, the threshold that labels speak for
     thumbnails                            small JPEGs for pages, fetched and decoded as a run does it
     report                                one HTML page of an output: scores, thresholds, pairs, failures, provenance
+    planning, plan_settings               what a run will take: a sample measured here, time and dollars on machines for rent
     nightly, nightly_settings             new partitions scored, filtered, reported, compared; an alarm where one differs
     drift, profiles                       whether a night looks like those before it; what is kept of a night for that
     evaluate, labelled                    AUC and its intervals; of a labelled manifest

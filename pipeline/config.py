@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from pipeline.dataset_settings import ExplainConfig, FilterConfig, ReportConfig
 from pipeline.nightly_settings import NightlyConfig
+from pipeline.plan_settings import PlanConfig
 from pipeline.schema import Status
 from pipeline.sections import Section, StrList, as_list
 from pipeline.sections import absolute_path as absolute_path
@@ -245,3 +246,4 @@ class Config(Section):
     report: ReportConfig = ReportConfig()
     nightly: NightlyConfig = NightlyConfig()
     explain: ExplainConfig = ExplainConfig()
+    plan: PlanConfig = PlanConfig()

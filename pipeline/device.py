@@ -84,3 +84,8 @@ class Upload:
             current.wait_stream(self._stream)
             pixels.record_stream(current)
         return pixels.permute(0, 3, 1, 2).float().mul_(self._scale).add_(self._shift).to(dtype)
+
+
+def gpu_names() -> list[str]:
+    """What CUDA calls the GPUs that this process sees."""
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

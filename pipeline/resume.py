@@ -49,6 +49,14 @@ class Start(NamedTuple):
     staged: Staged
 
 
+class Found(NamedTuple):
+    """What is there of a run's shards."""
+
+    attempt: int
+    staged: Staged
+    leftovers: list[str]  # parts that a final file has taken in: of a run that died between a commit and their removal
+
+
 def check_columns(manifest: Manifest, output: Output) -> None:
     """Raise OutputError where the manifest has columns of our names already."""
     clash = sorted(set(output.score_names) & set(manifest.schema.names))
@@ -62,12 +70,28 @@ def claim(output: Output, *, overwrite: bool) -> None:
 
     Raises OutputError with the difference, StorageError where the folder cannot be read or written.
     """
-    storage.probe(output.url, output.storage)
-    listed = [file.url.removeprefix(output.url + "/") for file in storage.list_files(output.url, output.storage)]
-    names = [name for name in listed if name != LEASE_FILE]
+    names = list_names(output)
     if overwrite:
         storage.delete_files([output.at(name) for name in names if _is_ours(name)], output.storage)
-    elif RUN_FILE in names:
+    elif check_names(output, names):
+        return
+    text = json.dumps({**output.identity, PROVENANCE: output.provenance}, indent=2, sort_keys=True)
+    storage.write_bytes(output.at(RUN_FILE), text.encode(), output.storage)
+
+
+def list_names(output: Output) -> list[str]:
+    """What is in the folder, the lease left out. Raises StorageError where it cannot be read."""
+    storage.probe(output.url, output.storage)
+    listed = [file.url.removeprefix(output.url + "/") for file in storage.list_files(output.url, output.storage)]
+    return [name for name in listed if name != LEASE_FILE]
+
+
+def check_names(output: Output, names: Sequence[str]) -> bool:
+    """Whether a folder that holds these files is this run's already; False for an empty one. Writes nothing.
+
+    Raises OutputError, with the difference, for what another run made of other things.
+    """
+    if RUN_FILE in names:
         found = json.loads(storage.read_bytes(output.at(RUN_FILE), output.storage))
         found.pop(PROVENANCE, None)
         difference = differences(found, output.identity)
@@ -76,13 +100,12 @@ def claim(output: Output, *, overwrite: bool) -> None:
                 f"{output.url} was made with other settings ({difference}): "
                 "name another --output.path, or start over with --output.overwrite"
             )
-        return
-    elif names:
+        return True
+    if names:
         raise OutputError(
             f"{output.url} holds files that capsieve did not write (e.g. {names[0]}): name an empty folder as --output.path"
         )
-    text = json.dumps({**output.identity, PROVENANCE: output.provenance}, indent=2, sort_keys=True)
-    storage.write_bytes(output.at(RUN_FILE), text.encode(), output.storage)
+    return False
 
 
 def _is_ours(name: str) -> bool:
@@ -100,6 +123,17 @@ def scan(output: Output, shards: Sequence[Shard], retry: Sequence[str] = ()) -> 
     final file has taken in, and `_SUCCESS` where there is something to do. Raises OutputError where the input of a file or
     of a part has changed since.
     """
+    found = look(output, shards, retry)
+    if retry and not _begun(output, retry):
+        storage.write_bytes(output.at(RETRY_FILE), json.dumps(_retry_note(found.attempt, retry)).encode(), output.storage)
+    storage.delete_files(found.leftovers, output.storage)
+    if len(found.staged.done) < len(shards):
+        storage.delete_files([output.at(SUCCESS_FILE)], output.storage)
+    return Start(replace(output, attempt=found.attempt), found.staged)
+
+
+def look(output: Output, shards: Sequence[Shard], retry: Sequence[str] = ()) -> Found:
+    """What `scan` finds, without its changes: nothing is written or deleted."""
     by_name = {shard.name: shard for shard in shards}
     finals, parts = _read_all(output, by_name)
     _refuse_changes(output, by_name, finals, parts)
@@ -117,10 +151,7 @@ def scan(output: Output, shards: Sequence[Shard], retry: Sequence[str] = ()) -> 
             rows[name] = np.union1d(kept, _rows(this)) if this else kept
             pending = {part.url for part in newer}
             leftovers = [url for url in leftovers if url not in pending]
-    storage.delete_files(leftovers, output.storage)  # of a run that died between a commit and the removal of its parts
-    if len(done) < len(by_name):
-        storage.delete_files([output.at(SUCCESS_FILE)], output.storage)
-    return Start(replace(output, attempt=attempt), Staged(done, rows))
+    return Found(attempt, Staged(done, rows), leftovers)
 
 
 def staged_rows(output: Output, shard: Shard) -> npt.NDArray[np.int64]:
@@ -189,13 +220,19 @@ def _attempt(output: Output, retry: Sequence[str], finals: Mapping[str, FileFact
     latest = max(seen, default=0)
     if not retry:
         return latest
-    begun = {"retry": sorted(retry)}
-    if storage.exists(output.at(RETRY_FILE), output.storage):
-        found = json.loads(storage.read_bytes(output.at(RETRY_FILE), output.storage))
-        if found["retry"] == begun["retry"]:
-            return int(found["attempt"])
-    storage.write_bytes(output.at(RETRY_FILE), json.dumps({**begun, "attempt": latest + 1}).encode(), output.storage)
-    return latest + 1
+    return _begun(output, retry) or latest + 1
+
+
+def _begun(output: Output, retry: Sequence[str]) -> int | None:
+    """The number of a second chance for these that has begun and not ended."""
+    if not storage.exists(output.at(RETRY_FILE), output.storage):
+        return None
+    found = json.loads(storage.read_bytes(output.at(RETRY_FILE), output.storage))
+    return int(found["attempt"]) if found["retry"] == sorted(retry) else None
+
+
+def _retry_note(attempt: int, retry: Sequence[str]) -> dict[str, Any]:
+    return {"retry": sorted(retry), "attempt": attempt}
 
 
 def _to_retry(output: Output, name: str, facts: FileFacts, attempt: int, retry: Sequence[str]) -> npt.NDArray[np.int64]:

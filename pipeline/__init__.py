@@ -11,7 +11,8 @@ The way of a row, and the module that owns each step:
     scorer     one replica: pixels and captions in, both scores out
     stages     the above lifted to Arrow batches: what each Ray stage calls
     dataflow   the graph in one expression
-    cluster    joining or starting Ray; with `dataflow` and `watching.export` all that imports it
+    commits    commits in tasks beside it
+    cluster    joining or starting Ray; these three and `watching.export` are all that imports it
     output     staged parts, commit of a shard
     resume     what a start finds in an output: refusal, resumption, a second chance
     tallies    what is frequent in an output: placeholders, hosts that fail

@@ -1,6 +1,6 @@
 """The Ray cluster that a run works on: joined or started, waited for, and what it holds.
 
-With `dataflow` and `watching.export` all of the library that imports Ray. Knows nothing of what runs there.
+With `dataflow`, `commits` and `watching.export` all of the library that imports Ray. Knows nothing of what runs there.
 """
 
 from __future__ import annotations

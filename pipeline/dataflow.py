@@ -1,16 +1,15 @@
-"""The graph, as one readable expression, and what is asked of Ray for it: resources of each stage, commits, errors.
+"""The graph, as one readable expression, and what is asked of Ray for it: resources of each stage, its errors.
 
     chunks -> fetch and decode (CPU tasks) -> score (replicas) -> stage (tasks) -> receipts
 
 The stages ask for different resources on purpose: Ray fuses neighbours that ask for the same, and one fused actor would read,
-decode and score in turn. Imports Ray, as `cluster` and `watching.export` do; knows nothing of what a stage computes.
+decode and score in turn. Knows nothing of what a stage computes.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import random
 import re
 import warnings
 from collections import Counter
@@ -26,15 +25,14 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.util.annotations import RayDeprecationWarning
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import output as out
 from pipeline import sizing
 from pipeline.clocks import StarvedClock, timed_blocks, timed_write
 from pipeline.config import Config
 from pipeline.errors import CapsieveError, ClusterError
-from pipeline.manifest import Manifest, Shard
-from pipeline.output import Committed, MissingRowsError, Output
+from pipeline.manifest import Manifest
+from pipeline.output import Output
 from pipeline.records import Chunk
 from pipeline.schema import COSTS, Receipt, ScorerProtocol
 from pipeline.sizing import REPLICA_CPUS, STAGE_CPUS, Resources
@@ -44,8 +42,6 @@ log = logging.getLogger(__name__)
 
 MakeScorer = Callable[[], ScorerProtocol]
 MakeBlocks = Callable[[Chunk, Manifest, Config, int], Iterator[pa.Table]]
-
-COMMIT_DEATHS = 3  # how often a commit is given to another process after the one that had it died
 
 
 class Replica:
@@ -236,68 +232,3 @@ def own_error(error: ray.exceptions.RayError) -> Exception:
 
 def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-@ray.remote(num_cpus=0, max_retries=COMMIT_DEATHS)
-def _commit(output: Output, shard: Shard, url_column: str | None) -> Committed:
-    return out.commit(output, shard, url_column)
-
-
-def _beside_no_driver() -> NodeAffinitySchedulingStrategy | str:
-    """A node that has CPUs: a task that asks for none goes to the driver's own otherwise, a head too small for four commits.
-
-    One without a GPU where there is one, as for the other tasks.
-    """
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]  # type: ignore[no-untyped-call]
-    nodes = [node for node in nodes if not node["Resources"].get("GPU")] or nodes
-    return NodeAffinitySchedulingStrategy(random.choice(nodes)["NodeID"], soft=True) if nodes else "DEFAULT"
-
-
-class Committer:
-    """Commits shards in tasks of their own while the stream goes on, a few at a time.
-
-    What has ended comes by index, with None where rows turned out to be missing, and nothing was committed.
-    """
-
-    def __init__(self, output: Output, manifest: Manifest, most: int = 4) -> None:
-        self._output = output
-        self._manifest = manifest
-        self._most = most
-        self._running: dict[Any, int] = {}
-
-    def __len__(self) -> int:
-        """How many run now."""
-        return len(self._running)
-
-    def submit(self, *indices: int) -> Iterator[tuple[int, Committed | None]]:
-        """Start to commit shards; waits where too many run. Yields those that have ended meanwhile, by index."""
-        for index in indices:
-            while len(self._running) >= self._most:
-                yield from self.ended(timeout_s=1.0)
-            shard, url_column = self._manifest.shards[index], self._manifest.columns.url
-            task = _commit.options(scheduling_strategy=_beside_no_driver())
-            self._running[task.remote(self._output, shard, url_column)] = index
-        yield from self.ended(timeout_s=0)
-
-    def ended(self, timeout_s: float) -> Iterator[tuple[int, Committed | None]]:
-        """All commits that have ended; waits up to the time given for a first one."""
-        if not self._running:
-            return
-        ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
-        done, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
-        for reference in done:
-            index = self._running.pop(reference)
-            try:
-                committed: Committed | None = ray.get(reference)
-            except ray.exceptions.RayError as error:
-                failure = own_error(error)
-                if not isinstance(failure, MissingRowsError):
-                    raise failure from None
-                log.warning("%s: %s", self._manifest.shards[index].name, failure)
-                committed = None
-            yield index, committed
-
-    def drain(self) -> Iterator[tuple[int, Committed | None]]:
-        """Wait for all that run."""
-        while self._running:
-            yield from self.ended(timeout_s=1.0)

@@ -208,14 +208,16 @@ class Tracker:
                 yield index, self.missing.get(index)
 
 
-def plan_chunks(tracker: Tracker, chunk_rows: int) -> list[Chunk]:
-    """The missing rows, cut into chunks of one shard each."""
-    chunks = []
+def plan_chunks(tracker: Tracker, chunk_rows: int, most: int | None = None) -> list[Chunk]:
+    """The missing rows, cut into chunks of one shard each; the first `most` of them."""
+    chunks: list[Chunk] = []
     for index, missing in tracker.open_shards():
         rows = tracker.manifest.shards[index].rows
         numbers = np.arange(rows) if missing is None else missing.nonzero()[0]
         starts = range(0, len(numbers), chunk_rows)
         chunks += [Chunk(index, _ranges(numbers[start : start + chunk_rows])) for start in starts]
+        if most is not None and len(chunks) >= most:  # of a billion rows all would take a minute
+            return chunks[:most]
     return chunks
 
 

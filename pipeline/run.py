@@ -17,8 +17,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from pipeline import cluster, dataflow, output, resume
+from pipeline.commits import Committer
 from pipeline.config import Config
-from pipeline.dataflow import Committer, MakeScorer
+from pipeline.dataflow import MakeScorer
 from pipeline.errors import CapsieveError, ClusterError, ConfigError
 from pipeline.lease import Lease
 from pipeline.manifest import Manifest, find_manifest
@@ -196,7 +197,7 @@ def _stream(job: Job, resources: Resources, make_scorer: MakeScorer, lease: Leas
     fruitless = 0
     while fruitless < MAX_FRUITLESS_PASSES:
         _note(job, observer, committer.drain())
-        chunks = plan_chunks(tracker, resources.chunk_rows)[:PASS_CHUNKS]
+        chunks = plan_chunks(tracker, resources.chunk_rows, PASS_CHUNKS)
         if not chunks:
             break
         before, failure = tracker.rows, None

@@ -50,6 +50,7 @@ def numbers_of(tracker: Tracker, chunk_rows: int) -> list[tuple[int, list[int]]]
 
 def test_a_fresh_manifest_is_cut_into_chunks_of_one_shard_each() -> None:
     assert numbers_of(tracker_of(5, 0, 3), 4) == [(0, [0, 1, 2, 3]), (0, [4]), (2, [0, 1, 2])]
+    assert len(plan_chunks(tracker_of(5, 0, 3), 4, most=2)) == 2
 
 
 def test_only_rows_that_no_part_holds_are_planned() -> None:

@@ -14,8 +14,9 @@ import time
 from typing import NamedTuple
 
 from pipeline import dataflow
+from pipeline.commits import Committer
 from pipeline.config import Config
-from pipeline.dataflow import Committer, MakeScorer
+from pipeline.dataflow import MakeScorer
 from pipeline.manifest import Manifest
 from pipeline.output import Output, Staged
 from pipeline.planning.sample import head

@@ -5,14 +5,13 @@ With `dataflow`, `commits` and `watching.export` all of the library that imports
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +42,6 @@ QUIET = {
 # Of a Ray started here. It ends workers that are idle for a second while there are more of them than CPUs, and tasks of half a
 # CPU need more: without this, every other fetch task begins with the start of a process and seconds of imports.
 KEPT_WORKERS = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
-_M_ARENA_MAX = -8  # of malloc.h
 
 
 @contextmanager
@@ -56,7 +54,6 @@ def joined(config: Config) -> Iterator[bool]:
     for name, value in (QUIET | KEPT_WORKERS).items():
         os.environ.setdefault(name, value)
     address = config.compute.address or os.environ.get("RAY_ADDRESS")
-    _few_arenas()
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -78,12 +75,6 @@ def joined(config: Config) -> Iterator[bool]:
         yield bool(address)
     finally:
         ray.shutdown()
-
-
-def _few_arenas() -> None:
-    """Of glibc's malloc: it gives each of Ray's thirty threads its own otherwise, and what is freed there stays there."""
-    with suppress(AttributeError):  # another libc
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 @contextmanager

@@ -5,8 +5,9 @@
     python benchmarks/stream.py base [--rows N]                 base at 384 px with random weights, images in a local S3
 
 On the demo model's 2 cores the replica has one thread, and so has its stage alone; fetching, the S3 server, staging and the
-driver share the other core, and fetching alone is held to one core as well. Base has all cores, with the scorer alone before
-and after. Start-up is reported apart: a stream counts from its first receipt to its last. Results: results/stream-NAME.json.
+driver share the other core, and fetching alone is held to one core as well. The S3 server stands for machines elsewhere: it
+gives way to the rest where Linux shares cores by session. Base has all cores. Stages alone run before and after each stream.
+Start-up is reported apart: a stream counts from its first receipt to its last. Results: results/stream-NAME.json.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +49,7 @@ HEADER = [
     "rows/s once started",
     "slowest stage alone",
     "ratio",
-    "spread of both",
+    "spread of ratio, stream, stage",
     "stages alone",
     "start-up",
     "replicas",
@@ -72,6 +74,8 @@ def bucket_of(rows: int, folder: Path) -> Iterator[str]:
     """A local S3 server with as many JPEGs of 640x480 as there are rows; yields the manifest's folder."""
     with LocalS3(buckets=[BUCKET]) as server:
         os.environ.update(server.env())
+        with suppress(OSError):  # a session of its own: Linux gives it as much as all of Ray's workers otherwise
+            Path(f"/proc/{server.pid}/autogroup").write_text("19")
         files = [web_image(640, 480, seed) for seed in range(min(PICTURES, rows))]
         urls = [f"s3://{BUCKET}/{number:06}.jpg" for number in range(rows)]
         for number, url in enumerate(urls):
@@ -131,15 +135,17 @@ def alone(rows: int, rounds: int) -> None:
 
 
 def demo(rows: int, rounds: int) -> None:
-    """The demo model: stages alone and the stream take turns."""
-    rates, streams = [], []
+    """The demo model: stages alone and the stream take turns, after a stream that reads programs from disk."""
     with tempfile.TemporaryDirectory() as folder, bucket_of(rows, Path(folder)) as manifest:
         config = config_of(manifest, f"s3://{BUCKET}/out")
         scorer = flow.scorer_of("", 1)
         with cluster.joined(config):
+            flow.stream(config, partial(flow.scorer_of, "", 1))
+            stages_alone(config, scorer, min(rows, 1024))
+            rates, streams = [stages_alone(config, scorer, min(rows, 1024))], []
             for _ in range(rounds):
-                rates.append(stages_alone(config, scorer, min(rows, 512)))
                 streams.append(flow.stream(config, partial(flow.scorer_of, "", 1)))
+                rates.append(stages_alone(config, scorer, min(rows, 1024)))
     show("demo", "demo model, images in S3", rates, streams)
 
 
@@ -169,17 +175,19 @@ def base_alone(config: Config, checkpoint: str, cores: int, rows: int = 32) -> R
 
 
 def show(name: str, title: str, rates: list[Rates], streams: list[Flow]) -> None:
-    """One line: medians of the stages and of the stream."""
-    rate, spread = median([one.rows_per_s for one in streams])
+    """One line. A stream's ratio is to what its slowest stage did right before and right after it: a machine's speed drifts."""
     stages = Rates(*(statistics.median(values) for values in zip(*rates, strict=True)))
-    slowest = min(stages)
-    _, alone_spread = median([one[stages.index(slowest)] for one in rates])
+    slowest = stages.index(min(stages))
+    alone = [one[slowest] for one in rates]
+    ratios = [one.rows_per_s / statistics.mean(beside) for one, beside in zip(streams, pairwise(alone), strict=True)]
+    (ratio, ratio_spread), (rate, spread) = median(ratios), median([one.rows_per_s for one in streams])
     listed = ", ".join(f"{stage} {value:,.1f}" for stage, value in stages._asdict().items() if value != float("inf"))
     start = f"{statistics.median(one.first_s for one in streams):.1f} s"
-    rates_shown = [f"{rate:,.2f}", f"{slowest:,.2f}", f"{rate / slowest:.0%}", f"{spread:.0%}, {alone_spread:.0%}"]
-    row = [title, *rates_shown, listed, start, sentence(streams[-1].shares)]
+    spreads = ", ".join(f"{value:.0%}" for value in (ratio_spread, spread, median(alone)[1]))
+    row = [title, f"{rate:,.2f}", f"{stages[slowest]:,.2f}", f"{ratio:.0%}", spreads, listed, start]
     alone_rates = [{stage: value for stage, value in one._asdict().items() if value != float("inf")} for one in rates]
-    publish(f"stream-{name}", HEADER, [row], {"rounds": [as_json(one) for one in streams], "alone": alone_rates})
+    figures = {"rounds": [as_json(one) for one in streams], "alone": alone_rates, "ratios": ratios}
+    publish(f"stream-{name}", HEADER, [[*row, sentence(streams[-1].shares)]], figures)
 
 
 def median(values: list[float]) -> tuple[float, float]:
@@ -210,7 +218,7 @@ def main(argv: list[str]) -> int:
     if options.which == "alone":
         alone(options.rows or 24_000, options.rounds)
     elif options.which == "demo":
-        demo(options.rows or 3_000, options.rounds)
+        demo(options.rows or 6_000, options.rounds)
     else:
         base(options.rows or 96)
     return 0

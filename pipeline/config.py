@@ -140,7 +140,7 @@ class ComputeConfig(Section):
     """Rows of one fetch task at most: the unit of work. Large, so that the slow tail of one is a small part of it; of a small
     manifest each fetch task gets several."""
     block_rows: int | None = Field(default=None, ge=1)
-    """Images that a fetch task hands on at a time, and rows of a staged part at least. None: half a second of a replica's
+    """Images that a fetch task hands on at a time, and rows of a staged part at least. None: three seconds of a replica's
     work, 512 at most (226 MB of pixels at 384), and no more than the object store holds."""
     worker_deaths: int = Field(default=3, ge=0)
     """How often the same work is given to another process after the one that had it died; then the run ends, resumable."""

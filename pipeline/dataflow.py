@@ -160,10 +160,11 @@ def build(
 def _give_way() -> None:
     """Let replicas on the same cores go first: a fetch task works ahead of them, and its blocks wait for them anyway.
 
-    Of Linux' 19 steps Ray's workers have 15. Holds for this thread and what it starts from now on, decoders above all.
+    Linux' class for that, whose tasks never interrupt others. A nice value would not do: Ray's workers have 15 of 19 already.
+    Holds for this thread and what it starts from now on, decoders above all.
     """
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, 19)
+    with suppress(OSError, AttributeError):  # other systems have no such class
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def set_limits(resources: Resources) -> None:

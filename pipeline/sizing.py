@@ -20,11 +20,12 @@ CPU_CORES_A_REPLICA = 8
 # What a replica is taken to compute, in GFLOP/s. Only orders of magnitude matter: blocks and batches are sized by it.
 _GPU_GFLOPS = 200_000.0
 _CPU_THREAD_GFLOPS = 50.0
+_FEED_CORE_S = 0.003  # to fetch, decode and stage one row
 BASE_GFLOP = 127.0  # of one image of the base model at 384 px with one caption
 
 _BATCH_S = 0.06  # of one model call: overheads vanish in it
 _BATCHES = {"cuda": (32, 256), "cpu": (16, 64)}  # (least, most) images of one call
-_BLOCK_S = 0.5  # of scoring one block: the driver handles some hundred blocks a second, whatever is in them
+_BLOCK_S = 3.0  # of scoring one block: handling it costs the driver and the workers the same, whatever is in it
 _BLOCK_ROWS = 512
 _BLOCK_BYTES = 256 * MIB
 _QUEUE_S = 1.0  # of work that lies beside a replica
@@ -79,7 +80,7 @@ def plan(config: Config, cluster: Cluster, work: Work) -> Resources:
         raise ConfigError("model.precision int8 is for CPUs: leave --model.precision at auto, or say --model.device cpu")
     replicas = _replicas(compute, cluster, use_gpus)
     fetch_tasks = _fetch_tasks(compute, cluster, replicas, use_gpus)
-    threads = max(1, cluster.cpus // replicas)
+    threads = _threads(cluster.cpus / replicas, work.gflop)
     rate = (_GPU_GFLOPS if use_gpus else _CPU_THREAD_GFLOPS * threads) / max(work.gflop, 0.01)  # images/s of one replica
     device = "cuda" if use_gpus else "cpu"
     batch_size = compute.batch_size or _power_of_two(rate * _BATCH_S, *_BATCHES[device])
@@ -89,7 +90,7 @@ def plan(config: Config, cluster: Cluster, work: Work) -> Resources:
     queue_blocks = min(max(math.ceil(_QUEUE_S * rate / block_rows) + 1, _QUEUE_BLOCKS[0]), _QUEUE_BLOCKS[1])
     block_bytes = block_rows * image_bytes
     wanted = block_bytes * _blocks(replicas, fetch_tasks, queue_blocks) * _STREAM_MARGIN
-    spread = math.ceil(work.rows / (_CHUNKS_A_FETCH_TASK * fetch_tasks))
+    spread = max(work.rows // (_CHUNKS_A_FETCH_TASK * fetch_tasks * block_rows), 1) * block_rows
     return Resources(
         replicas=replicas,
         batch_size=batch_size,
@@ -98,7 +99,7 @@ def plan(config: Config, cluster: Cluster, work: Work) -> Resources:
         cpus=cluster.cpus,
         nodes=cluster.nodes,
         fetch_tasks=fetch_tasks,
-        chunk_rows=min(compute.chunk_rows, max(spread, block_rows)),
+        chunk_rows=min(compute.chunk_rows, spread),
         block_rows=block_rows,
         queue_blocks=queue_blocks,
         block_bytes=block_bytes,
@@ -113,6 +114,13 @@ def _replicas(compute: ComputeConfig, cluster: Cluster, use_gpus: bool) -> int:
         kind = f"{cluster.gpus} GPUs" if use_gpus else f"{cluster.cpus} CPUs"
         raise ConfigError(f"compute.replicas is {replicas}, but a cluster of {kind} has room for {room}")
     return replicas
+
+
+def _threads(cores: float, gflop: float) -> int:
+    """Of a replica on the CPU: the share of its cores that scoring needs. A thread that has to wait for its core keeps all
+    others waiting, so a model as small as the demo's leaves some to what feeds it."""
+    score_s = gflop / _CPU_THREAD_GFLOPS
+    return max(1, round(cores * score_s / (score_s + _FEED_CORE_S)))
 
 
 def _fetch_tasks(compute: ComputeConfig, cluster: Cluster, replicas: int, use_gpus: bool) -> int:

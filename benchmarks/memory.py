@@ -1,11 +1,11 @@
 """Is memory flat? Peaks of the driver, a worker and the object store at 2,000, 20,000 and 200,000 rows.
 
-    python benchmarks/memory.py [--rows N ...]
+    python benchmarks/memory.py [--rows N ...] [--block-rows N]
 
-The real graph with pixels made on the fly (64 px) and a scorer of zeros, each size in a process and a cluster of its own, and
-blocks of 128 images, a quarter of what a GPU gets. What counts is the third against the second: the second has filled every
-queue. Of processes, anonymous memory is counted: their own, without libraries and the object store's pages; of the object
-store, what the machine's shared memory grew by.
+The real graph with pixels made on the fly (64 px) and a scorer of zeros, each size in a process and a cluster of its own, with
+the blocks that a run chooses, or smaller ones: the driver's memory goes by blocks. What counts is the third against the second:
+the second has filled every queue. Of processes, anonymous memory is counted: their own, without libraries and the object
+store's pages; of the object store, what the machine's shared memory grew by.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def field(text: str, name: str, unit: int = 1024) -> int:
     return int(line.split()[1]) * unit
 
 
-def drive(folder: str) -> None:
+def drive(folder: str, block_rows: int | None) -> None:
     """One stream in this process; tells what came of it."""
     config = load(
         None,
@@ -99,7 +99,7 @@ def drive(folder: str) -> None:
             "input": {"manifest": f"{folder}/manifest"},
             "output": {"path": f"{folder}/out"},
             "model": {"image_size": SIDE},
-            "compute": {"block_rows": 128},
+            "compute": {"block_rows": block_rows},
         },
     )
     with cluster.joined(config):
@@ -107,12 +107,12 @@ def drive(folder: str) -> None:
         print(json.dumps({"blocks": found.blocks + 1, "rows_per_s": found.rows_per_s}), flush=True)
 
 
-def measure(rows: int) -> dict[str, Any]:
+def measure(rows: int, block_rows: int | None) -> dict[str, Any]:
     """One stream in a process of its own, watched by this one."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
     with tempfile.TemporaryDirectory() as folder:
         flow.write_manifest(Path(folder) / "manifest", [f"{number}.jpg" for number in range(rows)])
-        command = [sys.executable, __file__, "--drive", folder]
+        command = [sys.executable, __file__, "--drive", folder, *(["--block-rows", str(block_rows)] if block_rows else [])]
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as driver:
             assert driver.stdout is not None
             watch = Watch(driver.pid)
@@ -127,17 +127,19 @@ def main(argv: list[str]) -> int:
     """Run the benchmark: itself, once a size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
+    parser.add_argument("--block-rows", type=int)
     parser.add_argument("--drive", metavar="FOLDER", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.drive:
-        drive(options.drive)
+        drive(options.drive, options.block_rows)
         return 0
-    found = [measure(rows) for rows in options.rows]
+    found = [measure(rows, options.block_rows) for rows in options.rows]
     table = [
         [f"{one['rows']:,}", str(one["blocks"]), *(f"{one[name] / MIB:,.0f} MiB" for name in PARTS), growth(found, index)]
         for index, one in enumerate(found)
     ]
-    publish("memory", ["rows", "blocks", *PARTS, "driver, worker against the size before"], table, {"sizes": found})
+    name = f"memory-{options.block_rows}" if options.block_rows else "memory"
+    publish(name, ["rows", "blocks", *PARTS, "driver, worker against the size before"], table, {"sizes": found})
     return 0
 
 

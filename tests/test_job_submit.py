@@ -178,15 +178,14 @@ def test_nobody_sees_jobs_without_the_token(cluster: Running, headers: dict[str,
     refused.value.close()
 
 
-def where_it_ran(cluster: Running, manifest: str, checkpoint: str, rows: int) -> dict[str, set[str]]:
+def where_it_ran(cluster: Running, manifest: str, checkpoint: str, name: str, **compute: float) -> dict[str, set[str]]:
     """Score the manifest on a full cluster, by the echo scorer of the chaos runs, because a GPU that only Ray believes in runs
-    no model; which kinds of nodes each stage was on. `rows`: of a fetch task."""
-    name = f"by-{rows}"
+    no model; which kinds of nodes each stage was on."""
     settings = {
         "input": {"manifest": manifest},
         "output": {"path": str(cluster.folder / name)},
         "model": {"checkpoint": checkpoint},
-        "compute": {"wait_for_gpus": 1, "wait_for_cpus": 4, "chunk_rows": rows, "block_rows": rows},
+        "compute": {"wait_for_gpus": 1, "wait_for_cpus": 4, **compute},
     }
     path = cluster.folder / f"{name}.yaml"
     path.write_text(json.dumps(settings))
@@ -210,7 +209,9 @@ def kind_of(resources: dict[str, float]) -> str:
 def test_the_cluster_grows_for_a_run_and_spare_cores_beside_gpus_are_used(
     cluster: Running, manifest: str, checkpoint: str
 ) -> None:
-    where = where_it_ran(cluster, manifest, checkpoint, rows=250)
+    # Fetch tasks of seconds, since each waits for the replica's takings, and of a whole CPU: the node without a GPU has room for
+    # two. Short ones would take turns there, on workers that Ray has already.
+    where = where_it_ran(cluster, manifest, checkpoint, "many", chunk_rows=1_000, block_rows=100, fetch_cpus=1)
     assert where["Replica"] == {"gpu"}
     assert "gpu" in where["fetch"]
     assert "head" not in where["fetch"] | where["stage"] | where["_commit"]
@@ -218,7 +219,8 @@ def test_the_cluster_grows_for_a_run_and_spare_cores_beside_gpus_are_used(
 
 
 def test_what_fits_beside_no_gpu_does_not_go_to_one(cluster: Running, manifest: str, checkpoint: str) -> None:
-    where = where_it_ran(cluster, manifest, checkpoint, rows=ROWS // 2)  # two fetch tasks, for which one node has room
+    half = ROWS // 2  # two fetch tasks, for which one node has room
+    where = where_it_ran(cluster, manifest, checkpoint, "few", chunk_rows=half, block_rows=half)
     assert where["Replica"] == {"gpu"}
     assert where["fetch"] == {"cpu"}
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.columns import Columns
@@ -133,6 +133,7 @@ def manifest_of(*rows: int) -> Manifest:
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=12), st.integers(1, 200))
+@example([47, 50, 50], 146)
 def test_a_sample_has_the_rows_asked_for_each_once_and_of_its_own_file(rows: list[int], wanted: int) -> None:
     manifest = manifest_of(*rows)
     found = sample(manifest, wanted)

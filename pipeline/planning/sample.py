@@ -22,9 +22,9 @@ def sample(manifest: Manifest, rows: int) -> Manifest:
     places = min(PLACES, wanted)
     spans = []
     for place in range(places):
-        first = manifest.rows * place // places
-        count = wanted * (place + 1) // places - wanted * place // places
-        spans.append((first, min(first + count, manifest.rows * (place + 1) // places)))
+        taken, taken_with_it = wanted * place // places, wanted * (place + 1) // places
+        first = taken + (manifest.rows - wanted) * place // places  # what lies between places is left out in equal parts, too
+        spans.append((first, first + taken_with_it - taken))
     shards = tuple(shard for span in spans for shard in _cut(manifest, *span))
     return replace(manifest, shards=shards, rows=sum(shard.rows for shard in shards))
 

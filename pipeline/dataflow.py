@@ -23,7 +23,7 @@ from uuid import uuid4
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
 
 from pipeline import output as out
@@ -149,6 +149,7 @@ def build(
             stage,
             batch_size=None,
             batch_format="pyarrow",
+            compute=TaskPoolStrategy(size=resources.stage_tasks),
             num_cpus=STAGE_CPUS,
             max_retries=deaths,
             scheduling_strategy=strategy,

@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError
 # Fractions differ so that no two stages fuse; a replica mostly runs torch threads of its own, staging mostly waits for a store.
 REPLICA_CPUS = 0.75
 STAGE_CPUS = 0.25
+_STAGE_TASKS = {"cuda": 4, "cpu": 1}  # of one replica: on a GPU it makes six blocks a second, and each waits for the store
 CPU_CORES_A_REPLICA = 8
 
 # What a replica is taken to compute, in GFLOP/s. Only orders of magnitude matter: blocks and batches are sized by it.
@@ -30,6 +31,7 @@ _BLOCK_ROWS = 512
 _BLOCK_BYTES = 256 * MIB
 _QUEUE_S = 1.0  # of work that lies beside a replica
 _QUEUE_BLOCKS = (2, 8)  # (least, most): one is scored, the next one is there
+_STAGE_SHARE = 0.1  # of the CPUs, for staging
 _TASK_BLOCKS = 3  # of one fetch task: two handed over and not yet taken (Ray's own limit), one being made
 _STORE_SHARE = 0.6  # of the object store; the rest is for commits, and for whoever shares the cluster
 _STREAM_MARGIN = 1.5  # Ray divides its limit over the stages; the fetch stage gets two thirds of it
@@ -63,6 +65,7 @@ class Resources(NamedTuple):
     cpus: int
     nodes: int
     fetch_tasks: int  # at a time
+    stage_tasks: int  # at a time, at most: Ray keeps CPUs back for what has no limit
     chunk_rows: int  # rows of one fetch task
     block_rows: int  # images that it hands on at a time
     queue_blocks: int  # blocks beside a replica, the one being scored included
@@ -79,10 +82,11 @@ def plan(config: Config, cluster: Cluster, work: Work) -> Resources:
     if use_gpus and config.model.precision == "int8":
         raise ConfigError("model.precision int8 is for CPUs: leave --model.precision at auto, or say --model.device cpu")
     replicas = _replicas(compute, cluster, use_gpus)
-    fetch_tasks = _fetch_tasks(compute, cluster, replicas, use_gpus)
+    device = "cuda" if use_gpus else "cpu"
+    stage_tasks = min(_STAGE_TASKS[device] * replicas, max(1, int(_STAGE_SHARE * cluster.cpus / STAGE_CPUS)))
+    fetch_tasks = _fetch_tasks(compute, cluster, replicas, stage_tasks, use_gpus)
     threads = _threads(cluster.cpus / replicas, work.gflop)
     rate = (_GPU_GFLOPS if use_gpus else _CPU_THREAD_GFLOPS * threads) / max(work.gflop, 0.01)  # images/s of one replica
-    device = "cuda" if use_gpus else "cpu"
     batch_size = compute.batch_size or _power_of_two(rate * _BATCH_S, *_BATCHES[device])
     image_bytes = 3 * work.image_size**2
     most_rows = _affordable_rows(cluster, replicas, fetch_tasks, image_bytes)
@@ -99,6 +103,7 @@ def plan(config: Config, cluster: Cluster, work: Work) -> Resources:
         cpus=cluster.cpus,
         nodes=cluster.nodes,
         fetch_tasks=fetch_tasks,
+        stage_tasks=stage_tasks,
         chunk_rows=min(compute.chunk_rows, spread),
         block_rows=block_rows,
         queue_blocks=queue_blocks,
@@ -123,9 +128,9 @@ def _threads(cores: float, gflop: float) -> int:
     return max(1, round(cores * score_s / (score_s + _FEED_CORE_S)))
 
 
-def _fetch_tasks(compute: ComputeConfig, cluster: Cluster, replicas: int, use_gpus: bool) -> int:
-    """How many run at a time on the CPUs that replicas and one staging task leave."""
-    left = cluster.cpus - STAGE_CPUS - (0.0 if use_gpus else REPLICA_CPUS * replicas)
+def _fetch_tasks(compute: ComputeConfig, cluster: Cluster, replicas: int, stage_tasks: int, use_gpus: bool) -> int:
+    """How many run at a time on the CPUs that replicas and staging tasks leave."""
+    left = cluster.cpus - STAGE_CPUS * stage_tasks - (0.0 if use_gpus else REPLICA_CPUS * replicas)
     if left < compute.fetch_cpus:
         raise ConfigError(
             f"{cluster.cpus} CPUs are too few for {replicas} replicas and one fetch task: lower --compute.replicas"

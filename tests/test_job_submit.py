@@ -209,7 +209,7 @@ def kind_of(resources: dict[str, float]) -> str:
 def test_the_cluster_grows_for_a_run_and_spare_cores_beside_gpus_are_used(
     cluster: Running, manifest: str, checkpoint: str
 ) -> None:
-    # Fetch tasks of seconds, since each waits for the replica's takings, and of a whole CPU: the node without a GPU has room for
+    # Fetch tasks of seconds, as each waits for the replica, and of a whole CPU: the node without a GPU has room for
     # two. Short ones would take turns there, on workers that Ray has already.
     where = where_it_ran(cluster, manifest, checkpoint, "many", chunk_rows=1_000, block_rows=100, fetch_cpus=1)
     assert where["Replica"] == {"gpu"}

@@ -20,7 +20,8 @@ DEMO = Work(rows=10**6, image_size=112, gflop=0.3)
 def test_a_gpu_node_has_a_replica_a_gpu_and_its_cores_fetch() -> None:
     found = plan(Config(), GPU_NODE, BASE)
     assert (found.device, found.replicas, found.batch_size, found.block_rows) == ("cuda", 8, 128, 512)
-    assert found.fetch_tasks == 415, "two a core, less what one staging task takes"
+    assert found.stage_tasks == 32
+    assert found.fetch_tasks == 400, "two a core, less what staging takes"
     assert found.queue_blocks * found.block_rows >= 1_500, "a second of work beside each replica"
     assert found.chunk_rows == Config().compute.chunk_rows
 

@@ -108,7 +108,9 @@ def build(
     """
     set_limits(resources)
     config = sizing.settled(config, resources)
-    score_options: dict[str, Any] = {"num_gpus": 1} if resources.device == "cuda" else {"num_cpus": REPLICA_CPUS}
+    score_options: dict[str, Any] = {"num_cpus": REPLICA_CPUS[resources.device]}
+    if resources.device == "cuda":
+        score_options["num_gpus"] = 1
     # cores beside GPUs are taken last by Ray's default; SPREAD, which is Ray Data's, takes all nodes in turn
     strategy = "DEFAULT" if resources.device == "cuda" else "SPREAD"
 

@@ -13,7 +13,7 @@ from pipeline.config import MIB, ComputeConfig, Config
 from pipeline.errors import ConfigError
 
 # Fractions differ so that no two stages fuse; a replica mostly runs torch threads of its own, staging mostly waits for a store.
-REPLICA_CPUS = 0.75
+REPLICA_CPUS = {"cuda": 1.0, "cpu": 0.75}  # beside a GPU, of the thread that feeds it
 STAGE_CPUS = 0.25
 _STAGE_TASKS = {"cuda": 4, "cpu": 1}  # of one replica: on a GPU it makes six blocks a second, and each waits for the store
 CPU_CORES_A_REPLICA = 8
@@ -84,7 +84,7 @@ def plan(config: Config, cluster: Cluster, work: Work) -> Resources:
     replicas = _replicas(compute, cluster, use_gpus)
     device = "cuda" if use_gpus else "cpu"
     stage_tasks = min(_STAGE_TASKS[device] * replicas, max(1, int(_STAGE_SHARE * cluster.cpus / STAGE_CPUS)))
-    fetch_tasks = _fetch_tasks(compute, cluster, replicas, stage_tasks, use_gpus)
+    fetch_tasks = _fetch_tasks(compute, cluster, replicas, STAGE_CPUS * stage_tasks + REPLICA_CPUS[device] * replicas)
     threads = _threads(cluster.cpus / replicas, work.gflop)
     rate = (_GPU_GFLOPS if use_gpus else _CPU_THREAD_GFLOPS * threads) / max(work.gflop, 0.01)  # images/s of one replica
     batch_size = compute.batch_size or _power_of_two(rate * _BATCH_S, *_BATCHES[device])
@@ -113,8 +113,10 @@ def plan(config: Config, cluster: Cluster, work: Work) -> Resources:
 
 
 def _replicas(compute: ComputeConfig, cluster: Cluster, use_gpus: bool) -> int:
-    replicas = compute.replicas or (cluster.gpus if use_gpus else max(1, cluster.cpus // CPU_CORES_A_REPLICA))
-    room = cluster.gpus if use_gpus else int(cluster.cpus / REPLICA_CPUS)
+    feedable = int((1 - _STAGE_SHARE) * cluster.cpus - STAGE_CPUS - compute.fetch_cpus)  # with a core each, and one fetch task
+    automatic = min(cluster.gpus, feedable) if use_gpus else cluster.cpus // CPU_CORES_A_REPLICA
+    replicas = compute.replicas or max(1, automatic)
+    room = cluster.gpus if use_gpus else int(cluster.cpus / REPLICA_CPUS["cpu"])
     if replicas > room:
         kind = f"{cluster.gpus} GPUs" if use_gpus else f"{cluster.cpus} CPUs"
         raise ConfigError(f"compute.replicas is {replicas}, but a cluster of {kind} has room for {room}")
@@ -128,9 +130,9 @@ def _threads(cores: float, gflop: float) -> int:
     return max(1, round(cores * score_s / (score_s + _FEED_CORE_S)))
 
 
-def _fetch_tasks(compute: ComputeConfig, cluster: Cluster, replicas: int, stage_tasks: int, use_gpus: bool) -> int:
+def _fetch_tasks(compute: ComputeConfig, cluster: Cluster, replicas: int, taken: float) -> int:
     """How many run at a time on the CPUs that replicas and staging tasks leave."""
-    left = cluster.cpus - STAGE_CPUS * stage_tasks - (0.0 if use_gpus else REPLICA_CPUS * replicas)
+    left = cluster.cpus - taken
     if left < compute.fetch_cpus:
         raise ConfigError(
             f"{cluster.cpus} CPUs are too few for {replicas} replicas and one fetch task: lower --compute.replicas"

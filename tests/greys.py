@@ -19,9 +19,10 @@ def png(grey: int, width: int = 20, height: int = 10) -> bytes:
     return buffer.getvalue()
 
 
-def grey_manifest(folder: Path, rows: int) -> str:
+def grey_manifest(folder: Path, rows: int, width: int = 40, height: int = 30) -> str:
     """Path of a manifest with the images in its rows; row n has the grey n % GREYS and the caption "c<n>"."""
-    images = [png(grey, 40, 30) for grey in range(GREYS)]
+    folder.mkdir(exist_ok=True)
+    images = [png(grey, width, height) for grey in range(min(GREYS, rows))]
     table = pa.table({"image": [images[n % GREYS] for n in range(rows)], "caption": [f"c{n}" for n in range(rows)]})
     pq.write_table(table, folder / "m.parquet")
     return str(folder / "m.parquet")

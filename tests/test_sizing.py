@@ -21,9 +21,14 @@ def test_a_gpu_node_has_a_replica_a_gpu_and_its_cores_fetch() -> None:
     found = plan(Config(), GPU_NODE, BASE)
     assert (found.device, found.replicas, found.batch_size, found.block_rows) == ("cuda", 8, 128, 512)
     assert found.stage_tasks == 32
-    assert found.fetch_tasks == 400, "two a core, less what staging takes"
+    assert found.fetch_tasks == 384, "two a core, less what replicas and staging take"
     assert found.queue_blocks * found.block_rows >= 1_500, "a second of work beside each replica"
     assert found.chunk_rows == Config().compute.chunk_rows
+
+
+def test_gpus_without_cores_to_feed_them_get_no_replica() -> None:
+    assert plan(Config(), Cluster(2, 4, 1, 8 * GIB), BASE).replicas == 1
+    assert plan(Config(), Cluster(8, 4, 1, 8 * GIB), BASE).replicas == 4
 
 
 def test_a_laptop_has_one_replica_of_all_its_threads_and_small_blocks() -> None:

@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 # Fractions differ so that no two stages fuse; a replica mostly runs torch threads of its own, staging mostly waits for a store.
 REPLICA_CPUS = {"cuda": 1.0, "cpu": 0.75}  # beside a GPU, of the thread that feeds it
 STAGE_CPUS = 0.25
-_STAGE_TASKS = {"cuda": 4, "cpu": 1}  # of one replica: on a GPU it makes six blocks a second, and each waits for the store
+_STAGE_TASKS = 4  # of a GPU's replica, which makes six blocks a second, each of which waits for the store
 CPU_CORES_A_REPLICA = 8
 
 # What a replica is taken to compute, in GFLOP/s. Only orders of magnitude matter: blocks and batches are sized by it.
@@ -31,7 +31,7 @@ _BLOCK_ROWS = 512
 _BLOCK_BYTES = 256 * MIB
 _QUEUE_S = 1.0  # of work that lies beside a replica
 _QUEUE_BLOCKS = (2, 8)  # (least, most): one is scored, the next one is there
-_STAGE_SHARE = 0.1  # of the CPUs, for staging
+_STAGE_SHARE = 0.1  # of the CPUs beside GPUs, for staging, at most
 _TASK_BLOCKS = 3  # of one fetch task: two handed over and not yet taken (Ray's own limit), one being made
 _STORE_SHARE = 0.6  # of the object store; the rest is for commits, and for whoever shares the cluster
 _STREAM_MARGIN = 1.5  # Ray divides its limit over the stages; the fetch stage gets two thirds of it
@@ -65,7 +65,7 @@ class Resources(NamedTuple):
     cpus: int
     nodes: int
     fetch_tasks: int  # at a time
-    stage_tasks: int  # at a time, at most: Ray keeps CPUs back for what has no limit
+    stage_tasks: int | None  # at a time, at most, beside GPUs: Ray keeps CPUs back from fetching for what has no limit
     chunk_rows: int  # rows of one fetch task
     block_rows: int  # images that it hands on at a time
     queue_blocks: int  # blocks beside a replica, the one being scored included
@@ -83,8 +83,8 @@ def plan(config: Config, cluster: Cluster, work: Work) -> Resources:
         raise ConfigError("model.precision int8 is for CPUs: leave --model.precision at auto, or say --model.device cpu")
     replicas = _replicas(compute, cluster, use_gpus)
     device = "cuda" if use_gpus else "cpu"
-    stage_tasks = min(_STAGE_TASKS[device] * replicas, max(1, int(_STAGE_SHARE * cluster.cpus / STAGE_CPUS)))
-    fetch_tasks = _fetch_tasks(compute, cluster, replicas, STAGE_CPUS * stage_tasks + REPLICA_CPUS[device] * replicas)
+    stage_tasks = min(_STAGE_TASKS * replicas, max(1, int(_STAGE_SHARE * cluster.cpus / STAGE_CPUS))) if use_gpus else None
+    fetch_tasks = _fetch_tasks(compute, cluster, replicas, STAGE_CPUS * (stage_tasks or 1) + REPLICA_CPUS[device] * replicas)
     threads = _threads(cluster.cpus / replicas, work.gflop)
     rate = (_GPU_GFLOPS if use_gpus else _CPU_THREAD_GFLOPS * threads) / max(work.gflop, 0.01)  # images/s of one replica
     batch_size = compute.batch_size or _power_of_two(rate * _BATCH_S, *_BATCHES[device])

@@ -36,7 +36,7 @@ COSTS = Costs(
     write_core_s=0.0001, load_s=5.0, wait_s=0.1, slow_share=0.0, slow_s=0.0,
 )  # fmt: skip
 CPU = Resources(
-    replicas=1, batch_size=16, device="cpu", threads=2, cpus=2, nodes=1, fetch_tasks=2, stage_tasks=1, chunk_rows=100,
+    replicas=1, batch_size=16, device="cpu", threads=2, cpus=2, nodes=1, fetch_tasks=2, stage_tasks=None, chunk_rows=100,
     block_rows=16, queue_blocks=2, block_bytes=0, stream_bytes=0,
 )  # fmt: skip
 GPUS = CPU._replace(device="cuda", replicas=8, cpus=208, fetch_tasks=400, chunk_rows=2048, block_rows=512)

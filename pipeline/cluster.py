@@ -159,7 +159,13 @@ def plan_resources(config: Config, work: Work) -> Resources:
         nodes=len(ray.nodes()),  # type: ignore[no-untyped-call]
         object_store_bytes=int(total.get("object_store_memory", 0)),
     )
-    return sizing.plan(config, cluster, work)
+    resources = sizing.plan(config, cluster, work)
+    if resources.device == "cuda" and not config.compute.replicas and resources.replicas < cluster.gpus:
+        log.warning(
+            "%d of %d GPUs are left idle: %d CPUs feed no more, at one for each and some for fetching; add CPUs",
+            cluster.gpus - resources.replicas, cluster.gpus, cluster.cpus,
+        )  # fmt: skip
+    return resources
 
 
 class Shared:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import Config
+from pipeline.config import ComputeConfig, Config
 from pipeline.errors import ConfigError
 from pipeline.sizing import BASE_GFLOP, Cluster, Work, plan, settled
 
@@ -29,6 +29,8 @@ def test_a_gpu_node_has_a_replica_a_gpu_and_its_cores_fetch() -> None:
 def test_gpus_without_cores_to_feed_them_get_no_replica() -> None:
     assert plan(Config(), Cluster(2, 4, 1, 8 * GIB), BASE).replicas == 1
     assert plan(Config(), Cluster(8, 4, 1, 8 * GIB), BASE).replicas == 4
+    with pytest.raises(ConfigError, match="8 CPUs are too few for 8 replicas"):
+        plan(Config(compute=ComputeConfig(replicas=8)), Cluster(8, 8, 1, 8 * GIB), BASE)
 
 
 def test_a_laptop_has_one_replica_of_all_its_threads_and_small_blocks() -> None:
@@ -36,7 +38,7 @@ def test_a_laptop_has_one_replica_of_all_its_threads_and_small_blocks() -> None:
     assert (found.device, found.replicas, found.threads, found.fetch_tasks) == ("cpu", 1, 2, 2)
     assert (found.batch_size, found.block_rows) == (16, 16), "half a minute of such a replica, staged at a time"
     small = plan(Config(), LAPTOP, DEMO)
-    assert small.block_rows >= 64, "a small model takes more at a time"
+    assert small.block_rows > 100, "a small model takes more at a time"
     assert small.threads == 1, "and leaves cores to what feeds it"
 
 
